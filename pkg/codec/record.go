@@ -1,0 +1,91 @@
+// Package codec turns Kafka records into typed values by position and back: Avro in the Confluent wire format, with
+// schemas from a registry, and JSON on the way in.
+//
+// A decoded event is not a map. Each pair of writer's and reader's schema is compiled once into a decoder that fills
+// positional values over the record's own bytes.
+package codec
+
+import (
+	"iter"
+	"math"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace/millrace/pkg/schema"
+)
+
+// Value is one field's value. The zero Value is null. What its bits mean is said by the field's schema.Kind at the
+// same position.
+type Value struct {
+	num uint64
+	buf []byte
+	set bool
+}
+
+// Constructors of values, one per kind.
+
+// BoolValue makes a Bool.
+func BoolValue(b bool) Value {
+	if b {
+		return Value{num: 1, set: true}
+	}
+	return Value{set: true}
+}
+
+// LongValue makes an Int, a Long, or a Timestamp in microseconds.
+func LongValue(n int64) Value { return Value{num: uint64(n), set: true} } //nolint:gosec // the bits are kept as they are
+
+// DoubleValue makes a Float or a Double.
+func DoubleValue(f float64) Value { return Value{num: math.Float64bits(f), set: true} }
+
+// BytesValue makes a String, Bytes, a UUID in its text form, or a Map in Avro's encoding. It keeps b.
+func BytesValue(b []byte) Value { return Value{buf: b, set: true} }
+
+// StringValue makes a String or a UUID.
+func StringValue(s string) Value { return Value{buf: []byte(s), set: true} }
+
+// IsNull says whether there is no value.
+func (v Value) IsNull() bool { return !v.set }
+
+// Bool gives a Bool.
+func (v Value) Bool() bool { return v.num != 0 }
+
+// Long gives an Int, a Long, or a Timestamp in microseconds since 1970.
+func (v Value) Long() int64 { return int64(v.num) } //nolint:gosec // the bits are kept as they are
+
+// Double gives a Float or a Double.
+func (v Value) Double() float64 { return math.Float64frombits(v.num) }
+
+// Bytes gives a String, Bytes or a UUID's text without a copy: it lies in the record's own bytes and is not to be
+// changed. For a Map it is Avro's encoding; use Pairs.
+func (v Value) Bytes() []byte { return v.buf }
+
+// String gives a copy of Bytes as a string.
+func (v Value) String() string { return string(v.buf) }
+
+// Pairs walks a Map in the order it was written. Keys and values lie in the record's bytes.
+func (v Value) Pairs() iter.Seq2[[]byte, []byte] {
+	return func(yield func([]byte, []byte) bool) { walkMap(v.buf, yield) }
+}
+
+// Record is one decoded record.
+type Record struct {
+	Source *kgo.Record  // where it is from: topic, partition, offset, append time, key, headers and raw value
+	Type   *schema.Type // Values are by this type's positions
+	Values []Value
+}
+
+// ID gives the event's id in its text form.
+func (r *Record) ID() []byte { return r.Values[schema.ID].Bytes() }
+
+// TimeMicros gives the event time in microseconds since 1970.
+func (r *Record) TimeMicros() int64 { return r.Values[schema.Time].Long() }
+
+// BadRecord is an error that is the record's own fault: it can never be decoded, however often it is tried.
+type BadRecord struct {
+	Reason string // a short constant for the dead letter and the counter: "malformed", "time_out_of_range", ...
+	Err    error
+}
+
+func (e *BadRecord) Error() string { return e.Reason + ": " + e.Err.Error() }
+func (e *BadRecord) Unwrap() error { return e.Err }

@@ -1,0 +1,2 @@
+// Package event makes event ids and fingerprints of whole records.
+package event

@@ -1,0 +1,18 @@
+// Package provision describes what `millrace topics plan` shows and `apply` makes: the difference between what the
+// schemas ask for and what a server has.
+package provision
+
+import "context"
+
+// Change is one thing to make or alter on a server.
+type Change struct {
+	Server string // kafka, registry, cassandra, elasticsearch, lake
+	Object string // "topic millrace.log", "table telemetry.log"
+	Detail string // what differs, for a person; may have several lines
+	Apply  func(ctx context.Context) error
+}
+
+// Planner compares one server with what is wanted. A plan changes nothing.
+type Planner interface {
+	Plan(ctx context.Context) ([]Change, error)
+}

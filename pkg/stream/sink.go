@@ -1,0 +1,60 @@
+// Package stream is the runtime that drives every destination: it reads topics as one consumer group, decodes,
+// batches and hands batches to a [Sink], and commits only what the sink has made durable.
+//
+// The promise: at least once to the destination, effectively once in it, and no offset is committed whose record the
+// destination, or the dead-letter topic, has not acknowledged.
+package stream
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/millrace/millrace/pkg/codec"
+	"github.com/millrace/millrace/pkg/schema"
+)
+
+// A Sink stores batches. Write returns when b is accepted, which is the backpressure, and calls done exactly once:
+// with nil when every record of b is durable, or with an error. A *PartialError names the records that can never be
+// stored, which become dead letters; all others are durable. Any other error means that nothing is known of the batch:
+// it comes again. An error returned by Write itself means the same, and then done is not called.
+//
+// The same batch can come again, after a failure, a crash or a rebalance, so Write is idempotent: row keys and document
+// ids are derived from the event's id and time. Write may be called from several goroutines for different partitions.
+// A sink whose table is older than b.Type evolves the table first.
+type Sink interface {
+	Write(ctx context.Context, b Batch, done func(error)) error
+}
+
+// Keeper is an optional ability of a sink that keeps its own offsets with its data, and keeps accepted batches back
+// until its next commit (the lake).
+type Keeper interface {
+	// Assigned gives the offset to start each partition from, read from the destination. A partition that the
+	// destination does not know is left out of the map and starts at the log's start.
+	Assigned(ctx context.Context, topic string, partitions []int32) (map[int32]int64, error)
+	// Revoked makes what is held of the partitions durable, calling its dones, before ctx ends, and forgets them.
+	Revoked(ctx context.Context, topic string, partitions []int32) error
+	// Lost forgets the partitions, and whatever is held of them, at once; their dones are never called.
+	Lost(topic string, partitions []int32)
+}
+
+// Batch is a contiguous range of one partition.
+type Batch struct {
+	Topic     string
+	Partition int32
+	First     int64        // the first offset of the range
+	Next      int64        // one past the last offset of the range
+	Dead      int          // offsets of the range that went to the dead letters before the sink saw them
+	Type      *schema.Type // of all records
+	Records   []codec.Record
+	Bytes     int // of the records' keys and values
+}
+
+// PartialError names the records of a batch, by index into Batch.Records, that can never be stored.
+type PartialError struct{ Failed map[int]error }
+
+func (e *PartialError) Error() string {
+	for i, err := range e.Failed {
+		return fmt.Sprintf("%d records refused, among them record %d: %v", len(e.Failed), i, err)
+	}
+	return "no records refused"
+}
