@@ -45,8 +45,10 @@ type Field struct {
 	Doc      string
 	Kind     Kind
 	Nullable bool     // a union with null
-	Aliases  []string // earlier names
-	Default  any      // as JSON gives it; nil where HasDefault is false or the default is null
+	Aliases  []string // earlier names, the oldest first
+	// Default is nil, a bool, a string (for Bytes too, one code point per byte), a json.Number or, for a Map, a
+	// map[string]any; nil where HasDefault is false or the default is null.
+	Default any
 	// HasDefault says whether a record may leave the field out.
 	HasDefault bool
 }
@@ -67,7 +69,8 @@ type Type struct {
 	Elasticsearch Elasticsearch
 	Lake          Lake
 
-	index map[string]int // field names and aliases
+	attributes []byte         // what stands under "millrace", for ParseWith
+	index      map[string]int // field names and aliases
 }
 
 // Topic says how a type is kept in Kafka.
@@ -91,7 +94,7 @@ type Cassandra struct {
 
 // Elasticsearch says how a type is indexed.
 type Elasticsearch struct {
-	Index     string // prefix of the daily indices: millrace-<type>
+	Index     string // prefix of the daily indices where none other is configured: millrace-<type>
 	Text      []int  // positions of full-text strings; all others are keywords
 	Shards    int
 	Retention time.Duration

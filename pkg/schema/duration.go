@@ -1,0 +1,57 @@
+package schema
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const day = 24 * time.Hour
+
+// parseDuration is time.ParseDuration with days: 7d, 1d12h, 90m. A negative one is refused.
+func parseDuration(s string) (time.Duration, error) {
+	head, rest, found := strings.Cut(s, "d")
+	var d time.Duration
+	if found {
+		n, err := strconv.ParseUint(head, 10, 32)
+		if err != nil || n > math.MaxInt64/uint64(day) {
+			return 0, fmt.Errorf("parsing duration %q: bad number of days", s)
+		}
+		d = time.Duration(n) * day //nolint:gosec // n was bounded above
+		if rest == "" {
+			return d, nil
+		}
+		s = rest
+	}
+	more, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, fmt.Errorf("parsing duration: %w", err)
+	}
+	if more < 0 || d > math.MaxInt64-more {
+		return 0, fmt.Errorf("parsing duration %q: out of range", s)
+	}
+	return d + more, nil
+}
+
+// formatDuration writes what parseDuration reads, without zero parts: 7d, 1h, 1d12h.
+func formatDuration(d time.Duration) string {
+	if d == 0 {
+		return "0s"
+	}
+	var out strings.Builder
+	for _, unit := range []struct {
+		size time.Duration
+		name string
+	}{{day, "d"}, {time.Hour, "h"}, {time.Minute, "m"}} {
+		if n := d / unit.size; n > 0 {
+			fmt.Fprintf(&out, "%d%s", n, unit.name)
+			d -= n * unit.size
+		}
+	}
+	if d > 0 {
+		out.WriteString(d.String())
+	}
+	return out.String()
+}
