@@ -10,8 +10,8 @@ import (
 
 const day = 24 * time.Hour
 
-// parseDuration is time.ParseDuration with days: 7d, 1d12h, 90m. A negative one is refused.
-func parseDuration(s string) (time.Duration, error) {
+// ParseDuration is time.ParseDuration with days: 7d, 1d12h, 90m. A negative one is refused.
+func ParseDuration(s string) (time.Duration, error) {
 	head, rest, found := strings.Cut(s, "d")
 	var d time.Duration
 	if found {
@@ -35,7 +35,7 @@ func parseDuration(s string) (time.Duration, error) {
 	return d + more, nil
 }
 
-// formatDuration writes what parseDuration reads, without zero parts: 7d, 1h, 1d12h.
+// formatDuration writes what ParseDuration reads, without zero parts: 7d, 1h, 1d12h.
 func formatDuration(d time.Duration) string {
 	if d == 0 {
 		return "0s"

@@ -166,7 +166,7 @@ func (s *section) duration(key string, def, low, high time.Duration) time.Durati
 		s.p.add(s.at(key), `must be a duration as "7d", "1h" or "10m", not %s`, brief(raw))
 		return def
 	}
-	d, err := parseDuration(text)
+	d, err := ParseDuration(text)
 	switch {
 	case err != nil:
 		s.p.add(s.at(key), `must be a duration as "7d", "1h" or "10m", not %s`, brief(raw))

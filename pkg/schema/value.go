@@ -124,3 +124,12 @@ func isUUID(s string) bool {
 	}
 	return true
 }
+
+// toJSON is for values made here of maps, slices and strings, which always marshal.
+func toJSON(v any) []byte {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil
+	}
+	return data
+}
