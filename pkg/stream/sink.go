@@ -7,7 +7,10 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/schema"
@@ -19,22 +22,44 @@ import (
 // it comes again. An error returned by Write itself means the same, and then done is not called.
 //
 // The same batch can come again, after a failure, a crash or a rebalance, so Write is idempotent: row keys and document
-// ids are derived from the event's id and time. Write may be called from several goroutines for different partitions.
-// A sink whose table is older than b.Type evolves the table first.
+// ids are derived from the event's id and time. Write may be called from several goroutines for different partitions;
+// for one partition one call follows the other. First tries come in offset order, a later try of a batch may come after
+// its successors. A sink whose table is older than b.Type evolves the table first.
+//
+// The context carries the attempt's deadline and lives until done is called: a sink that is still at work then gives up
+// and calls done. For a Keeper it lives until Write returns and no longer. b and what it refers to may be kept until
+// done is called.
 type Sink interface {
 	Write(ctx context.Context, b Batch, done func(error)) error
 }
 
 // Keeper is an optional ability of a sink that keeps its own offsets with its data, and keeps accepted batches back
 // until its next commit (the lake).
+//
+// Once Write returned, the batch is the Keeper's: its bytes no longer count against the runtime's memory (they would
+// never come back before the next commit, and the runtime would stop for want of memory), so a Keeper bounds what it
+// holds itself, by not returning from Write. A Keeper sees every batch, also those without records, in offset order and
+// without gaps: First of one is Next of the one before. If done gets an error other than a *PartialError, the whole
+// partition starts again from Assigned, as with ErrReseek.
 type Keeper interface {
 	// Assigned gives the offset to start each partition from, read from the destination. A partition that the
-	// destination does not know is left out of the map and starts at the log's start.
+	// destination does not know is left out of the map and starts at the log's start. It is called again for a
+	// partition that starts again, after Lost.
 	Assigned(ctx context.Context, topic string, partitions []int32) (map[int32]int64, error)
 	// Revoked makes what is held of the partitions durable, calling its dones, before ctx ends, and forgets them.
 	Revoked(ctx context.Context, topic string, partitions []int32) error
 	// Lost forgets the partitions, and whatever is held of them, at once; their dones are never called.
 	Lost(topic string, partitions []int32)
+}
+
+// ErrReseek is what a Keeper's Write or done reports when the offset that its table holds is not the one it started
+// from: another writer was there. Whatever is in flight of the partition is dropped, and Assigned is asked again.
+var ErrReseek = errors.New("the destination's offset is not the one this partition started from")
+
+// Decoder turns a Kafka record into values. A *codec.BadRecord is the record's own fault and makes it a dead letter;
+// any other error is an outage, and the record is tried again until it is over. It is used by one goroutine.
+type Decoder interface {
+	Decode(ctx context.Context, r *kgo.Record) (codec.Record, error)
 }
 
 // Batch is a contiguous range of one partition.
