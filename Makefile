@@ -1,8 +1,94 @@
-# `make help` lists the targets.
+# `make help` lists the targets. Everything that is downloaded lies in $(CACHE), outside of the tree.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millrace
+TAGS := synctests
+GOTEST := go test -tags $(TAGS)
+LINT := $(CACHE)/bin/golangci-lint
+LINT_VERSION := 2.15.0
+VENV := $(CACHE)/readers
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# The servers that tests use are their own: other ports, other data than `make stack`.
+TEST_STACK := MILLRACE_STACK_DIR=$(CURDIR)/.stack/test MILLRACE_STACK_PORT_BASE=auto deploy/local/stack.sh
+BENCH ?=
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
+
+run: build ## the whole system in one process, nothing to install: millrace dev
+	@bin/millrace dev
+
+build: ## build bin/millrace
+	@deploy/local/setup.sh go compiler
+	go build -tags $(TAGS) -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/millrace .
+
+test-fast: ## unit and in-process tests: under a minute with a warm cache, no servers
+	$(GOTEST) ./...
+
+test: lint ## lint, unit, in-process, and the same end to end on real servers; installs what it needs on Debian as root
+	@deploy/local/setup.sh go compiler servers readers
+	@$(MAKE) build
+	@$(MAKE) test-servers
+
+# One run of all tests: with MILLRACE_SERVERS=1 those that want real servers do their work too. The servers start empty.
+test-servers: $(VENV)/ready
+	@$(TEST_STACK) clean
+	@trap '$(TEST_STACK) down' EXIT; \
+	$(TEST_STACK) up; \
+	. .stack/test/env; \
+	export MILLRACE_SERVERS=1 MILLRACE_BIN="$(CURDIR)/bin/millrace" MILLRACE_PYTHON="$(VENV)/bin/python"; \
+	$(GOTEST) -count=1 -timeout 14m ./...
+
+ci: test ## what CI runs: make test, the README's commands as written, a smoke of the benchmark
+	@deploy/e2e/readme.sh README.md
+	@$(MAKE) bench BENCH='-count 20000 -rounds 1'
+
+bench: build ## throughput and CPU per record on the real Kafka, as a table and as .stack/bench.json
+	@deploy/local/setup.sh go compiler servers
+	@trap '$(TEST_STACK) down' EXIT; \
+	$(TEST_STACK) up; \
+	. .stack/test/env; \
+	go run -tags $(TAGS) ./deploy/bench -out .stack/bench.json $(BENCH)
+
+lint: $(LINT)-$(LINT_VERSION) ## golangci-lint with the import rules; vet and format are in it
+	@deploy/local/setup.sh go compiler
+	$(LINT) run ./...
+
+fmt: $(LINT)-$(LINT_VERSION) ## format the Go code
+	$(LINT) fmt ./...
+
+vuln: ## known vulnerabilities in what we call
+	go run golang.org/x/vuln/cmd/govulncheck@v1.1.4 -tags $(TAGS) ./...
+
+generate: ## write golden files and generated references anew; review the difference
+	$(GOTEST) ./pkg/schema -run Golden -update
+
 stack: ## download (first time) and start real Kafka, Cassandra, Elasticsearch and registry on 127.0.0.1
+	@deploy/local/setup.sh servers
 	@deploy/local/stack.sh up
+
 stack-down: ## stop them; their data stays
 	@deploy/local/stack.sh down
+
 stack-clean: ## stop them and remove their data
 	@deploy/local/stack.sh clean
-.PHONY: stack stack-down stack-clean
+
+$(LINT)-$(LINT_VERSION):
+	@mkdir -p $(@D)
+	@if ! $(LINT) version --short 2>/dev/null | grep -qx '$(LINT_VERSION)'; then \
+		echo "installing golangci-lint v$(LINT_VERSION) into $(@D)"; \
+		GOBIN=$(@D) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(LINT_VERSION); \
+	fi
+	@touch $@
+
+# Readers that are not ours, to read what we write.
+$(VENV)/ready: deploy/e2e/readers/requirements.txt
+	@deploy/local/setup.sh readers
+	@rm -rf $(VENV) && mkdir -p $(dir $(VENV)) && python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement $<
+	@touch $@
+
+.PHONY: help run build test test-fast test-servers ci bench lint fmt vuln generate stack stack-down stack-clean
