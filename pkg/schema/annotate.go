@@ -82,7 +82,7 @@ func anyField(Field) string { return "" }
 
 func fullText(f Field) string {
 	if f.Kind != String && f.Kind != 0 {
-		return fmt.Sprintf("is a %s: only a string can be full text", f.Kind)
+		return fmt.Sprintf("is of type %s: only a string can be full text", f.Kind)
 	}
 	return ""
 }

@@ -40,7 +40,7 @@ func (p *problems) sameFields(older, newer *Type) []int {
 		}
 		was := older.Fields[same[i]]
 		if was.Kind != f.Kind {
-			p.add(at(f), "was a %s and cannot become a %s: add a new field instead", was.Kind, f.Kind)
+			p.add(at(f), "was of type %s and cannot become %s: add a new field instead", was.Kind, f.Kind)
 		}
 		if was.Nullable != f.Nullable {
 			p.add(at(f), "cannot change whether it is null: add a new field instead")

@@ -147,7 +147,7 @@ func (p *problems) common(t *Type) {
 			p.add("fields", "field %d is %q and must be %q: every type starts with %s", i+1, f.Name, want.Name, commonNames())
 		case f.Kind == 0: // was reported
 		case f.Kind != want.Kind || f.Nullable:
-			p.add(at(f), "must be a %s", want.Kind)
+			p.add(at(f), "must be of type %s", want.Kind)
 		case f.HasDefault != want.HasDefault || f.Default != want.Default:
 			if want.HasDefault {
 				p.add(at(f), `must have "default": ""`)
@@ -187,8 +187,12 @@ func (p *problems) field(i int, raw json.RawMessage) Field {
 		return Field{}
 	}
 	f := Field{Name: p.text(where+".name", vals["name"])}
-	where = fmt.Sprintf("field %q", f.Name)
-	p.fieldName(where, f.Name)
+	if f.Name != "" {
+		where = at(f)
+		p.fieldName(where, f.Name)
+	} else if vals["name"] == nil || string(vals["name"]) == `""` {
+		p.add(where, "has no name")
+	}
 	f.Doc = p.text(where+" doc", vals["doc"])
 	f.Aliases = p.texts(where+" aliases", vals["aliases"])
 	for _, alias := range f.Aliases {
@@ -299,7 +303,7 @@ func scalar(f Field) string {
 	case f.Nullable:
 		return "can be null and so cannot be part of a key"
 	case slices.Contains([]Kind{Map, Float, Double, Bytes}, f.Kind):
-		return fmt.Sprintf("is a %s and so cannot be part of a key", f.Kind)
+		return fmt.Sprintf("is of type %s and so cannot be part of a key", f.Kind)
 	}
 	return ""
 }

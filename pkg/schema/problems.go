@@ -100,6 +100,9 @@ func (p *problems) texts(where string, raw json.RawMessage) []string {
 // brief is raw for an error message.
 func brief(raw json.RawMessage) string {
 	const most = 60
+	if raw == nil {
+		return "nothing"
+	}
 	s := string(raw)
 	if len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "") + "…"

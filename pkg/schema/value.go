@@ -52,7 +52,7 @@ func (p *problems) value(where string, f Field, raw json.RawMessage) any {
 		return nil
 	}
 	if !defaultFits(f.Kind, v) {
-		p.add(where, "must be a %s, not %s", f.Kind, brief(raw))
+		p.add(where, "must be of type %s, not %s", f.Kind, brief(raw))
 		return nil
 	}
 	return v
