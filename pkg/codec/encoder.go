@@ -36,7 +36,7 @@ type Encoder struct {
 	topic    string
 	fields   []encField
 	defaults []Value
-	structs  *structEncoder
+	structs  sync.Map // of *structEncoder by reflect.Type
 
 	codec *Codec // nil in an encoder that cannot refresh
 	entry *entry
@@ -57,11 +57,7 @@ func newEncoder(typ *schema.Type, id int) (*Encoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	structs, err := newStructEncoder(typ)
-	if err != nil {
-		return nil, err
-	}
-	e := &Encoder{typ: typ, id: id, topic: typ.TopicName(), defaults: defaults, structs: structs}
+	e := &Encoder{typ: typ, id: id, topic: typ.TopicName(), defaults: defaults}
 	root := typ.Avro.Root()
 	for i, f := range typ.Fields {
 		ef := encField{kind: f.Kind, nullable: f.Nullable}

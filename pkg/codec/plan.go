@@ -79,3 +79,15 @@ func (c *Codec) eachVersion(ctx context.Context, subject string, fn func(sr.Subj
 	}
 	return nil
 }
+
+// Ping asks the registry for an answer.
+func (c *Codec) Ping(ctx context.Context) error {
+	err := c.ask(ctx, "subjects", func(ctx context.Context) error {
+		_, err := c.cl.Subjects(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("listing subjects: %w", err)
+	}
+	return nil
+}

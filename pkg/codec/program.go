@@ -61,7 +61,10 @@ func compile(writer *avro.Schema, typ *schema.Type) (*program, error) {
 	if err := avro.CheckCompatibility(writer, typ.Avro); err != nil {
 		return nil, err
 	}
-	root := writer.Root()
+	return compileFields(writer.Root(), typ)
+}
+
+func compileFields(root *avro.SchemaNode, typ *schema.Type) (*program, error) {
 	if root.Type != "record" {
 		return nil, fmt.Errorf("the writer's schema is a %s, not a record", root.Type)
 	}

@@ -210,32 +210,20 @@ func (c *Codec) newVersion(cur *version, s sr.SubjectSchema) (*version, error) {
 // every version that the registry has, since not every registry checks. What is registered already is left as it is.
 func (c *Codec) Register(ctx context.Context, t *schema.Type) (int, error) {
 	subject := t.Subject()
-	var versions []int
-	err := c.ask(ctx, "versions", func(ctx context.Context) (err error) {
-		versions, err = c.cl.SubjectVersions(ctx, subject)
-		return err
+	known := 0
+	err := c.eachVersion(ctx, subject, func(v sr.SubjectSchema) error {
+		if sameText(v.Schema.Schema, t.JSON) {
+			known = v.ID
+			return nil
+		}
+		return compatible(v, t)
 	})
-	if err != nil && !hasCode(err, sr.ErrSubjectNotFound) {
-		return 0, fmt.Errorf("listing versions of %s: %w", subject, err)
+	if known != 0 {
+		// A version that was registered before is not judged again by those that came after it.
+		return known, c.registered(ctx, t)
 	}
-	for _, v := range versions {
-		var s sr.SubjectSchema
-		err := c.ask(ctx, "version", func(ctx context.Context) (err error) {
-			s, err = c.cl.SchemaByVersion(ctx, subject, v)
-			return err
-		})
-		if hasCode(err, sr.ErrVersionNotFound) {
-			continue // deleted meanwhile
-		}
-		if err != nil {
-			return 0, fmt.Errorf("fetching version %d of %s: %w", v, subject, err)
-		}
-		if sameText(s.Schema.Schema, t.JSON) {
-			return s.ID, c.registered(ctx, t)
-		}
-		if err := compatible(s, t); err != nil {
-			return 0, fmt.Errorf("registering %s: version %d: %w", subject, v, err)
-		}
+	if err != nil {
+		return 0, fmt.Errorf("registering %s: %w", subject, err)
 	}
 	var id int
 	err = c.ask(ctx, "register", func(ctx context.Context) (err error) {
