@@ -1,0 +1,174 @@
+package elasticsearch
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/elastic/elastic-transport-go/v8/elastictransport"
+)
+
+// maxAnswer bounds what is read of one answer: a bulk answer is far smaller, a page of hits is bounded by its size.
+const maxAnswer = 256 << 20
+
+// client makes requests. It retries nothing by itself.
+type client struct {
+	transport *elastictransport.Client
+	http      *http.Transport
+	timeout   time.Duration
+}
+
+func newClient(cfg Config) (*client, error) {
+	urls := make([]*url.URL, len(cfg.URLs))
+	for i, raw := range cfg.URLs {
+		u, err := url.Parse(raw)
+		if err != nil {
+			return nil, fmt.Errorf("reading elasticsearch.urls[%d]: %w", i, err)
+		}
+		urls[i] = u
+	}
+	ht := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: min(cfg.Timeout, 10*time.Second), KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   min(cfg.Timeout, 10*time.Second),
+		ResponseHeaderTimeout: cfg.Timeout,
+		IdleConnTimeout:       90 * time.Second,
+		MaxIdleConnsPerHost:   cfg.InFlight + 4,
+		MaxConnsPerHost:       4 * (cfg.InFlight + 4),
+	}
+	tc := elastictransport.Config{
+		URLs:                urls,
+		Username:            cfg.User,
+		Password:            string(cfg.Password),
+		APIKey:              string(cfg.APIKey),
+		Transport:           ht,
+		DisableRetry:        true,
+		CompressRequestBody: cfg.Gzip,
+		PoolCompressor:      cfg.Gzip,
+	}
+	if cfg.CA != "" {
+		pem, err := os.ReadFile(cfg.CA)
+		if err != nil {
+			return nil, fmt.Errorf("reading elasticsearch.ca: %w", err)
+		}
+		tc.CACert = pem
+	}
+	t, err := elastictransport.New(tc)
+	if err != nil {
+		return nil, fmt.Errorf("setting up the connection to Elasticsearch: %w", err)
+	}
+	return &client{transport: t, http: ht, timeout: cfg.Timeout}, nil
+}
+
+// StatusError is an answer that is not a success.
+type StatusError struct {
+	Status int
+	Type   string // Elasticsearch's name of the error, such as index_not_found_exception
+	Reason string // Elasticsearch's own words
+}
+
+func (e *StatusError) Error() string {
+	if e.Type == "" {
+		return fmt.Sprintf("Elasticsearch answered %d", e.Status)
+	}
+	return fmt.Sprintf("Elasticsearch answered %d %s: %s", e.Status, e.Type, e.Reason)
+}
+
+// isStatus says whether err is an answer with that status.
+func isStatus(err error, status int) bool {
+	var se *StatusError
+	return errors.As(err, &se) && se.Status == status
+}
+
+const (
+	asJSON   = "application/json"
+	asNDJSON = "application/x-ndjson"
+)
+
+// do makes one request, within the client's time-out and ctx, and decodes the answer into out unless that is nil.
+// An answer from 300 on is a *StatusError.
+func (c *client) do(ctx context.Context, method, path string, query url.Values, contentType string, body []byte, out any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("no answer from Elasticsearch within %s", c.timeout))
+	defer cancel()
+	var rd io.Reader
+	if body != nil {
+		rd = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, path, rd)
+	if err != nil {
+		return err
+	}
+	req.URL.RawQuery = query.Encode()
+	if body != nil {
+		req.Header.Set("Content-Type", contentType)
+	}
+	req.Header.Set("Accept", asJSON)
+	res, err := c.transport.Perform(req)
+	if err != nil {
+		return because(ctx, err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	data, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	if err != nil {
+		return because(ctx, fmt.Errorf("reading Elasticsearch's answer: %w", err))
+	}
+	if len(data) > maxAnswer {
+		return fmt.Errorf("Elasticsearch's answer is over %d bytes", maxAnswer)
+	}
+	if res.StatusCode >= 300 {
+		return statusError(res.StatusCode, data)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(data, out); err != nil {
+		return fmt.Errorf("reading Elasticsearch's answer: %w", err)
+	}
+	return nil
+}
+
+// because adds why the context ended, where that is what stopped the request.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("%w (%w)", err, cause)
+	}
+	return err
+}
+
+func statusError(status int, data []byte) error {
+	var answer struct {
+		Error json.RawMessage `json:"error"`
+	}
+	e := &StatusError{Status: status}
+	if json.Unmarshal(data, &answer) != nil || len(answer.Error) == 0 {
+		return e // a proxy's page
+	}
+	var detail itemError
+	if json.Unmarshal(answer.Error, &detail) == nil {
+		e.Type, e.Reason = detail.Type, detail.reason()
+		return e
+	}
+	var text string
+	if json.Unmarshal(answer.Error, &text) == nil { // "Incorrect HTTP method for uri …"
+		e.Type, e.Reason = "error", text
+	}
+	return e
+}
+
+// pathOf joins parts, each escaped, so that no name becomes syntax.
+func pathOf(parts ...string) string {
+	var b []byte
+	for _, p := range parts {
+		b = append(b, '/')
+		b = append(b, url.PathEscape(p)...)
+	}
+	return string(b)
+}

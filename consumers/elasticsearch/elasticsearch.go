@@ -1,0 +1,124 @@
+// Package elasticsearch is the search store: one daily index per data type, one document per event.
+//
+// A document's id is its event's id and it is only ever created, in the index of its event time: a replay finds it
+// there and changes nothing. Only what Elasticsearch refuses for a document's own content, by a closed list of error
+// types found by experiment, is a dead letter; everything else is an outage and comes again.
+//
+// Templates come before documents: without one Elasticsearch would guess the fields' types.
+package elasticsearch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/pkg/provision"
+	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/pkg/serve"
+	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/pkg/telemetry"
+)
+
+// Store writes, searches and plans. Its methods are safe for concurrent use.
+type Store struct {
+	cfg    Config
+	types  *schema.Set
+	client *client
+	log    *slog.Logger
+	m      *metrics
+	slots  chan struct{} // one per bulk request under way
+	known  known
+
+	// Now is the clock that retention goes by. Set it, if at all, before first use.
+	Now func() time.Time
+
+	mu      sync.Mutex
+	closed  bool
+	running sync.WaitGroup // batches under way
+}
+
+var (
+	_ stream.Sink       = (*Store)(nil)
+	_ serve.SearchStore = (*Store)(nil)
+	_ provision.Planner = (*Store)(nil)
+)
+
+var errClosed = errors.New("the connection to Elasticsearch is closed")
+
+// New checks the configuration and connects to nothing. The types are those that are planned, searched and deleted
+// when expired; a batch brings its own.
+func New(cfg Config, types *schema.Set, tel telemetry.Set) (*Store, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	c, err := newClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{
+		cfg:    cfg,
+		types:  types,
+		client: c,
+		log:    tel.Log,
+		m:      newMetrics(tel.Metrics),
+		slots:  make(chan struct{}, cfg.InFlight),
+		known:  known{lock: make(chan struct{}, 1)},
+		Now:    time.Now,
+	}, nil
+}
+
+// retentionEvery is how often expired indices are looked for.
+const retentionEvery = time.Hour
+
+// Run deletes expired indices, now and every hour, until ctx ends. Then it waits for the batches under way and closes
+// the connections; a Write that comes later is an error.
+func (s *Store) Run(ctx context.Context) error {
+	tick := time.NewTicker(retentionEvery)
+	defer tick.Stop()
+	for {
+		if err := s.DeleteExpired(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("expired indices could not be deleted", "err", err)
+		}
+		select {
+		case <-tick.C:
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.running.Wait()
+	s.client.http.CloseIdleConnections()
+	return nil
+}
+
+// Ping asks whether the cluster answers and can take documents.
+func (s *Store) Ping(ctx context.Context) error {
+	var health struct {
+		Status string `json:"status"`
+	}
+	if err := s.client.do(ctx, http.MethodGet, "/_cluster/health", nil, "", nil, &health); err != nil {
+		return fmt.Errorf("asking Elasticsearch for its health: %w", err)
+	}
+	if health.Status == "red" {
+		return errors.New("Elasticsearch's health is red: some shard has no copy")
+	}
+	return nil
+}
+
+// enter counts a batch as under way, unless Run has ended.
+func (s *Store) enter() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errClosed
+	}
+	s.running.Add(1)
+	return nil
+}

@@ -1,0 +1,146 @@
+package elasticsearch
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/pkg/serve"
+)
+
+const (
+	defaultHits = 100
+	maxHits     = 10000 // index.max_result_window's default
+)
+
+// Search answers from the daily indices, newest first. What the caller gives is only ever a value in the request's
+// JSON: it is not parsed as a query language.
+func (s *Store) Search(ctx context.Context, q serve.SearchQuery) (serve.SearchResult, error) {
+	t := s.types.Get(q.Type)
+	if t == nil {
+		return serve.SearchResult{}, fmt.Errorf("there is no type %q", q.Type)
+	}
+	body, err := s.searchBody(t, q)
+	if err != nil {
+		return serve.SearchResult{}, err
+	}
+	var answer struct {
+		Hits struct {
+			Total struct {
+				Value    int64  `json:"value"`
+				Relation string `json:"relation"`
+			} `json:"total"`
+			Hits []struct {
+				Source json.RawMessage `json:"_source"`
+			} `json:"hits"`
+		} `json:"hits"`
+	}
+	query := url.Values{
+		"allow_no_indices": {"true"}, "ignore_unavailable": {"true"}, "allow_partial_search_results": {"false"},
+		"filter_path": {"hits.total,hits.hits._source"},
+	}
+	path := pathOf(t.IndexPattern(s.cfg.Prefix), "_search")
+	if err := s.client.do(ctx, http.MethodPost, path, query, asJSON, body, &answer); err != nil {
+		return serve.SearchResult{}, fmt.Errorf("searching type %s: %w", t.Name, err)
+	}
+	out := serve.SearchResult{
+		Total: answer.Hits.Total.Value,
+		Exact: answer.Hits.Total.Relation != "gte",
+		Hits:  make([]json.RawMessage, len(answer.Hits.Hits)),
+	}
+	for i := range answer.Hits.Hits {
+		out.Hits[i] = answer.Hits.Hits[i].Source
+	}
+	return out, nil
+}
+
+type object map[string]any
+
+func (s *Store) searchBody(t *schema.Type, q serve.SearchQuery) ([]byte, error) {
+	window := object{}
+	if !q.From.IsZero() {
+		window["gte"] = q.From.UTC().Format(time.RFC3339Nano)
+	}
+	if !q.To.IsZero() {
+		window["lt"] = q.To.UTC().Format(time.RFC3339Nano)
+	}
+	filters := []object{}
+	if len(window) > 0 {
+		filters = append(filters, object{"range": object{"time": window}})
+	}
+	for _, name := range slices.Sorted(maps.Keys(q.Filters)) {
+		f, err := termFilter(t, name, q.Filters[name])
+		if err != nil {
+			return nil, err
+		}
+		filters = append(filters, f)
+	}
+	match := object{"filter": filters}
+	if q.Text != "" {
+		if len(t.Elasticsearch.Text) == 0 {
+			return nil, fmt.Errorf("type %s has no full-text field: leave the text out and filter by fields", t.Name)
+		}
+		fields := make([]string, len(t.Elasticsearch.Text))
+		for i, pos := range t.Elasticsearch.Text {
+			fields[i] = t.Fields[pos].Name
+		}
+		match["must"] = []object{{"multi_match": object{"query": q.Text, "fields": fields, "operator": "and"}}}
+	}
+	size := q.Limit
+	if size <= 0 {
+		size = defaultHits
+	}
+	return json.Marshal(object{
+		"size":             min(size, maxHits),
+		"query":            object{"bool": match},
+		"track_total_hits": s.cfg.Count,
+		"sort": []object{
+			{"time": object{"order": "desc", "unmapped_type": "date_nanos"}},
+			{"id": object{"order": "desc", "unmapped_type": "keyword"}},
+		},
+	})
+}
+
+// termFilter makes the filter for one field's exact value.
+func termFilter(t *schema.Type, name, value string) (object, error) {
+	term := func(v any) (object, error) { return object{"term": object{name: object{"value": v}}}, nil }
+	if field, key, ok := strings.Cut(name, "."); ok {
+		if i := t.Index(field); i < 0 || t.Fields[i].Kind != schema.Map || key == "" {
+			return nil, fmt.Errorf("type %s has no field %q to filter by", t.Name, name)
+		}
+		return term(value)
+	}
+	i := t.Index(name)
+	if i < 0 || t.Fields[i].Name != name {
+		return nil, fmt.Errorf("type %s has no field %q to filter by", t.Name, name)
+	}
+	switch t.Fields[i].Kind {
+	case schema.String, schema.UUID:
+		if slices.Contains(t.Elasticsearch.Text, i) {
+			return nil, fmt.Errorf("field %q of type %s is full text: search its words instead of filtering", name, t.Name)
+		}
+		return term(value)
+	case schema.Bool:
+		v, err := strconv.ParseBool(value)
+		if err != nil {
+			return nil, fmt.Errorf("field %q of type %s is true or false, not %q", name, t.Name, value)
+		}
+		return term(v)
+	case schema.Int, schema.Long:
+		v, err := strconv.ParseInt(value, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("field %q of type %s is a whole number, not %q", name, t.Name, value)
+		}
+		return term(v)
+	default:
+		return nil, fmt.Errorf("field %q of type %s is a %s: it cannot be filtered by", name, t.Name, t.Fields[i].Kind)
+	}
+}

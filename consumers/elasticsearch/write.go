@@ -1,0 +1,211 @@
+package elasticsearch
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"github.com/millrace/millrace/pkg/codec"
+	"github.com/millrace/millrace/pkg/stream"
+)
+
+// Write creates a document for each record, in requests cut by size with several of them under way. It returns when
+// the last request has been sent and calls done when all have been answered.
+func (s *Store) Write(ctx context.Context, b stream.Batch, done func(error)) error {
+	if len(b.Records) == 0 {
+		done(nil)
+		return nil
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	if err := s.ready(ctx, b.Type); err != nil {
+		s.running.Done()
+		return fmt.Errorf("preparing to index type %s: %w", b.Type.Name, err)
+	}
+	w := &write{store: s, batch: b, done: done, pending: 1}
+	w.cut(ctx)
+	w.finish(nil)
+	return nil
+}
+
+// A write is one batch on its way: some requests, and what came of them.
+type write struct {
+	store *Store
+	batch stream.Batch
+	done  func(error)
+
+	mu      sync.Mutex
+	pending int           // requests, and one for cut itself
+	refused map[int]error // by index into the batch's records
+	err     error         // the first outage: nothing is known of the batch
+}
+
+// A request is some documents in the form that _bulk takes.
+type request struct {
+	body []byte
+	docs []doc
+}
+
+// A doc is one document of a request: an action line and a source line.
+type doc struct {
+	record     int // index into the batch's records
+	start, end int // in the body
+}
+
+// only gives a request for some of this one's documents.
+func (q request) only(docs []doc) request {
+	size := 0
+	for _, d := range docs {
+		size += d.end - d.start
+	}
+	out := request{body: make([]byte, 0, size), docs: make([]doc, 0, len(docs))}
+	for _, d := range docs {
+		start := len(out.body)
+		out.body = append(out.body, q.body[d.start:d.end]...)
+		out.docs = append(out.docs, doc{d.record, start, len(out.body)})
+	}
+	return out
+}
+
+// cut makes requests of the configured size and sends each as soon as there is a slot for it. It stops early after an
+// outage: the batch comes again as a whole.
+func (w *write) cut(ctx context.Context) {
+	s, t := w.store, w.batch.Type
+	limit := int(s.cfg.Bulk)
+	room := min(limit, w.batch.Bytes*2+len(w.batch.Records)*100) + 4096
+	day, index, past, expired := int64(-1<<62), "", false, 0
+	now := s.Now()
+	var q request
+	for i := range w.batch.Records {
+		r := &w.batch.Records[i]
+		if d := floorDay(r.TimeMicros()); d != day {
+			day, index = d, t.IndexName(s.cfg.Prefix, r.TimeMicros())
+			past = t.IndexExpired(s.cfg.Prefix, index, now)
+		}
+		if past { // its index would be deleted within the hour, and made again by the next such record
+			expired++
+			continue
+		}
+		if q.body == nil {
+			q.body = make([]byte, 0, room)
+		}
+		start := len(q.body)
+		q.body = appendDoc(q.body, index, r)
+		q.docs = append(q.docs, doc{i, start, len(q.body)})
+		if len(q.body) >= limit {
+			if !w.send(ctx, q) {
+				return
+			}
+			q = request{}
+		}
+	}
+	if len(q.docs) > 0 && !w.send(ctx, q) {
+		return
+	}
+	s.m.expired.WithLabelValues(t.Name).Add(float64(expired))
+}
+
+// floorDay counts days since 1970.
+func floorDay(micros int64) int64 {
+	const day = 24 * 3600 * 1000000
+	n := micros / day
+	if micros%day < 0 {
+		n--
+	}
+	return n
+}
+
+// appendDoc adds the action line and the source line. The id comes from a record: it is quoted as JSON like any text.
+func appendDoc(dst []byte, index string, r *codec.Record) []byte {
+	dst = append(dst, `{"create":{"_index":"`...)
+	dst = append(dst, index...) // made of the prefix and the type's name, which need no escape
+	dst = append(dst, `","_id":`...)
+	dst = appendQuoted(dst, r.ID())
+	dst = append(dst, "}}\n"...)
+	dst = codec.AppendJSON(dst, r)
+	return append(dst, '\n')
+}
+
+func appendQuoted(dst, text []byte) []byte {
+	for _, c := range text {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && c != '-' { // not the UUID that the codec lets through
+			q, err := json.Marshal(string(text))
+			if err != nil { // cannot be: it is a string
+				q = []byte(`""`)
+			}
+			return append(dst, q...)
+		}
+	}
+	dst = append(dst, '"')
+	dst = append(dst, text...)
+	return append(dst, '"')
+}
+
+// send starts a request once there is a slot. It says whether to go on.
+func (w *write) send(ctx context.Context, q request) bool {
+	if w.failed() {
+		return false
+	}
+	select {
+	case w.store.slots <- struct{}{}:
+	case <-ctx.Done():
+		w.mu.Lock()
+		w.pending++
+		w.mu.Unlock()
+		w.finish(fmt.Errorf("waiting to send to Elasticsearch: %w", context.Cause(ctx)))
+		return false
+	}
+	w.mu.Lock()
+	w.pending++
+	w.mu.Unlock()
+	w.store.m.inFlight.Inc()
+	go func() {
+		err := w.deliver(ctx, q)
+		w.store.m.inFlight.Dec()
+		<-w.store.slots
+		w.finish(err)
+	}()
+	return true
+}
+
+func (w *write) failed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err != nil
+}
+
+// refuse notes a record that can never be stored.
+func (w *write) refuse(record int, err error, reason string) {
+	w.store.m.refused.WithLabelValues(w.batch.Type.Name, reason).Inc()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.refused == nil {
+		w.refused = make(map[int]error)
+	}
+	w.refused[record] = err
+}
+
+// finish takes the result of one request; the last one reports the batch.
+func (w *write) finish(err error) {
+	w.mu.Lock()
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+	w.pending--
+	last := w.pending == 0
+	w.mu.Unlock()
+	if !last {
+		return
+	}
+	defer w.store.running.Done()
+	switch {
+	case w.err != nil:
+		w.done(fmt.Errorf("indexing %s/%d@%d: %w", w.batch.Topic, w.batch.Partition, w.batch.First, w.err))
+	case len(w.refused) > 0:
+		w.done(&stream.PartialError{Failed: w.refused})
+	default:
+		w.done(nil)
+	}
+}
