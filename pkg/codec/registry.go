@@ -211,19 +211,22 @@ func (c *Codec) newVersion(cur *version, s sr.SubjectSchema) (*version, error) {
 func (c *Codec) Register(ctx context.Context, t *schema.Type) (int, error) {
 	subject := t.Subject()
 	known := 0
+	var refused error
 	err := c.eachVersion(ctx, subject, func(v sr.SubjectSchema) error {
 		if sameText(v.Schema.Schema, t.JSON) {
 			known = v.ID
-			return nil
+		} else if err := compatible(v, t); err != nil && refused == nil {
+			refused = fmt.Errorf("registering %s: version %d: %w", subject, v.Version, err)
 		}
-		return compatible(v, t)
+		return nil
 	})
-	if known != 0 {
-		// A version that was registered before is not judged again by those that came after it.
+	switch {
+	case err != nil:
+		return 0, err
+	case known != 0: // what is registered is not judged again by its neighbours
 		return known, c.registered(ctx, t)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("registering %s: %w", subject, err)
+	case refused != nil:
+		return 0, refused
 	}
 	var id int
 	err = c.ask(ctx, "register", func(ctx context.Context) (err error) {
