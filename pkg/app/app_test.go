@@ -76,7 +76,7 @@ func TestRunDoesNotTakeAnEarlyReturnForSuccess(t *testing.T) {
 func TestRunSurvivesAPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r recorder
-		err := app.Run(t.Context(), r.part("a", nil), app.Part{Name: "p", Run: func(context.Context) error { panic("boom") }})
+		err := app.Run(t.Context(), r.part("a", nil), app.Part{Name: "p", Run: func(context.Context) error { panic("boom") }}) //nolint:forbidigo // what a part must not do
 		if err == nil || !strings.Contains(err.Error(), "p: panic: boom") {
 			t.Errorf("got %v", err)
 		}

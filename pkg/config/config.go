@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -133,7 +134,7 @@ func (r *reader) validation(err error) {
 	if err == nil {
 		return
 	}
-	if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // a join is looked into, not matched
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range many.Unwrap() {
 			r.validation(e)
 		}
@@ -164,7 +165,7 @@ func Print(w io.Writer, tree any) error {
 }
 
 func decodesItself(v reflect.Value) bool {
-	_, ok := v.Addr().Interface().(yaml.Unmarshaler)
+	_, ok := reflect.TypeAssert[yaml.Unmarshaler](v.Addr())
 	return ok
 }
 
@@ -178,9 +179,7 @@ func fieldsOf(v reflect.Value) map[string]reflect.Value {
 		switch {
 		case name == "-":
 		case opts == "inline":
-			for n, inner := range fieldsOf(fv) {
-				out[n] = inner
-			}
+			maps.Copy(out, fieldsOf(fv))
 		case name == "":
 			out[strings.ToLower(f.Name)] = fv
 		default:

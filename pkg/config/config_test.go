@@ -105,7 +105,7 @@ func TestParseErrors(t *testing.T) {
 		}
 	}
 	f("part:\n  hsots: [a]\n", "c.yaml:2: part.hsots: unknown key", "hosts")
-	f("nmae: x\npart:\n  wait: 5\n  count: x\n", "c.yaml:1: nmae: unknown key", "c.yaml:3: part.wait", "c.yaml:4: part.count")
+	f("nam: x\npart:\n  wait: 5\n  count: x\n", "c.yaml:1: nam: unknown key", "c.yaml:3: part.wait", "c.yaml:4: part.count")
 	f("name: a\nname: b\n", "c.yaml:2: name: is set twice")
 	f("name: a\n---\nname: b\n", "more than one YAML document")
 	f("part: 3\n", "c.yaml:1: part: must be a section")

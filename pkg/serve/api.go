@@ -46,13 +46,13 @@ func (a *API) Register(mux Mux) {
 	mux.Handle("GET /api/v1/types", a.answer(a.types))
 }
 
-// badRequest is an error in what was asked; all other errors are the store's.
-type badRequest struct{ msg string }
+// badRequestError is an error in what was asked; all other errors are the store's.
+type badRequestError struct{ msg string }
 
-func (e badRequest) Error() string { return e.msg }
+func (e badRequestError) Error() string { return e.msg }
 
 // BadQuery makes an error that is the caller's mistake. Stores return it for what only they can tell.
-func BadQuery(format string, args ...any) error { return badRequest{fmt.Sprintf(format, args...)} }
+func BadQuery(format string, args ...any) error { return badRequestError{fmt.Sprintf(format, args...)} }
 
 var errNoStore = errors.New("this process has no such store: name its section in the configuration, or ask the process that has it")
 
@@ -66,7 +66,7 @@ func (a *API) answer(query func(ctx context.Context, v url.Values) (any, error))
 			return
 		}
 		out, err := query(ctx, v)
-		var bad badRequest
+		var bad badRequestError
 		switch {
 		case err == nil:
 			httpserver.JSON(w, http.StatusOK, out)
