@@ -56,6 +56,18 @@ type Keeper interface {
 // from: another writer was there. Whatever is in flight of the partition is dropped, and Assigned is asked again.
 var ErrReseek = errors.New("the destination's offset is not the one this partition started from")
 
+// StoppedError is what Assigned returns, beside the offsets of the other partitions, for partitions that must not be read
+// until an operator decides: the table was rolled back, or was filled from another topic of the same name. They stay
+// assigned and unread, and are shown with the reason. Any other error of Assigned is an outage, and it is asked again.
+type StoppedError struct{ Partitions map[int32]error }
+
+func (e *StoppedError) Error() string {
+	for p, err := range e.Partitions {
+		return fmt.Sprintf("%d partitions stopped, among them partition %d: %v", len(e.Partitions), p, err)
+	}
+	return "no partitions stopped"
+}
+
 // Decoder turns a Kafka record into values. A *codec.BadRecord is the record's own fault and makes it a dead letter;
 // any other error is an outage, and the record is tried again until it is over. It is used by one goroutine.
 type Decoder interface {
