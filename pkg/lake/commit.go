@@ -1,0 +1,292 @@
+package lake
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/apache/iceberg-go"
+	"github.com/apache/iceberg-go/table"
+	"github.com/google/uuid"
+)
+
+// ErrReseek says that a partition of a commit no longer starts where the commit does: someone else has advanced it.
+// Nothing was committed; the rows come again, from where the table stands now.
+var ErrReseek = errors.New("the table has moved on")
+
+// TopicPartition names a source partition.
+type TopicPartition struct {
+	Topic     string
+	Partition int32
+}
+
+// A Commit adds files to a table and advances source partitions, in one transaction. It may be tried again, also after
+// an error: the same commit takes effect once.
+type Commit struct {
+	Files   []iceberg.DataFile
+	Spans   map[TopicPartition]Counts // First is where the table must stand
+	Sources map[string]Source         // by topic
+	// Unknown says that an attempt ended without an answer, so that the files may be in the table.
+	Unknown   bool
+	Conflicts int // attempts lost to others
+	id        string
+}
+
+const (
+	minPause = 20 * time.Millisecond
+	maxPause = 2 * time.Second
+)
+
+// Commit makes c durable. It tries until it knows: nil when c is in the table, ErrReseek, ErrRolledBack or
+// ErrOtherSource when it never will be, and any other error when ctx ends first.
+func (t *Table) Commit(ctx context.Context, c *Commit) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first := c.id == ""
+	if first {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return fmt.Errorf("naming commit to table %s: %w", t.name, err)
+		}
+		c.id = id.String()
+	}
+	err := errFirst
+	if !first {
+		err = t.refresh(ctx)
+	}
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		if err == nil || errors.Is(err, errFirst) {
+			var done bool
+			if done, err = t.attempt(ctx, c); done {
+				return t.committed(err)
+			}
+		}
+		if werr := wait(ctx, pause); werr != nil {
+			return fmt.Errorf("committing to table %s: %w; last: %w", t.name, werr, err)
+		}
+		err = t.refresh(ctx)
+	}
+}
+
+// errFirst stands for a first attempt, which trusts the state at hand: the pin refuses it if that is stale.
+var errFirst = errors.New("not tried yet")
+
+// attempt stages c on the state at hand and submits it. done says that the outcome is known for good.
+func (t *Table) attempt(ctx context.Context, c *Commit) (done bool, err error) {
+	if t.has(c.id) {
+		return true, nil
+	}
+	if err := t.check(c); err != nil {
+		return true, err
+	}
+	tx, err := t.stage(ctx, c)
+	if err != nil {
+		return false, fmt.Errorf("staging commit: %w", err)
+	}
+	ice, err := tx.Commit(ctx)
+	switch {
+	case err == nil:
+		return true, t.set(ice)
+	case isConflict(err):
+		c.Conflicts++
+	default:
+		// It may be in or not, and it may still arrive; reading the table tells, now or at the next conflict.
+		c.Unknown = true
+	}
+	return false, err
+}
+
+// isConflict says that a commit was refused because the table is not what it was built on. iceberg-go has a typed
+// error for a lost race and an untyped one for a requirement that no longer holds.
+func isConflict(err error) bool {
+	return errors.Is(err, table.ErrCommitFailed) || strings.Contains(err.Error(), "requirement failed")
+}
+
+// has says whether a commit is in the current history.
+func (t *Table) has(id string) bool {
+	for s := range ancestry(t.ice.Metadata()) {
+		if s.Summary != nil && s.Summary.Properties[keyCommit] == id {
+			return true
+		}
+	}
+	return false
+}
+
+// check holds every partition of c against where the table stands.
+func (t *Table) check(c *Commit) error {
+	for topic, source := range c.Sources {
+		have, err := positions(t.ice.Metadata(), topic)
+		if err != nil {
+			return err
+		}
+		if err := have.Check(source); err != nil {
+			return err
+		}
+		for tp, span := range c.Spans {
+			pos, known := have.Partitions[tp.Partition]
+			switch {
+			case tp.Topic != topic || !known:
+			case pos.Err != nil:
+				return fmt.Errorf("committing partition %d of %s: %w", tp.Partition, topic, pos.Err)
+			case pos.Next != span.First:
+				return fmt.Errorf("committing partition %d of %s from offset %d: %w: it stands at %d",
+					tp.Partition, topic, span.First, ErrReseek, pos.Next)
+			}
+		}
+	}
+	return nil
+}
+
+// stage builds the transaction. It is pinned to the snapshot it is built on, also where there is none yet; without
+// the pin a retry would be put on top of another writer's commit unseen. Without rows it makes an empty snapshot.
+func (t *Table) stage(ctx context.Context, c *Commit) (*table.Transaction, error) {
+	props, summary, err := t.entries(c)
+	if err != nil {
+		return nil, err
+	}
+	tx := t.ice.NewTransaction()
+	if err := tx.AssertRefSnapshotID(""); err != nil {
+		return nil, err
+	}
+	if err := tx.SetProperties(props); err != nil {
+		return nil, err
+	}
+	if len(c.Files) == 0 {
+		return tx, tx.AddFiles(ctx, nil, summary, false)
+	}
+	return tx, tx.AddDataFiles(ctx, c.Files, summary, table.WithoutAutoNameMapping(), table.WithoutDuplicateCheck())
+}
+
+// entries gives what the commit writes into the table's properties, and into the snapshot's summary, which holds the
+// offsets of all partitions, not only those that advance.
+func (t *Table) entries(c *Commit) (props, summary iceberg.Properties, err error) {
+	props, summary = iceberg.Properties{}, iceberg.Properties{keyCommit: c.id}
+	have := t.ice.Properties()
+	for key, value := range have {
+		if isOffsetKey(key) {
+			summary[key] = value
+		}
+	}
+	for topic, s := range c.Sources {
+		props[keyCluster+topic], props[keyTopic+topic] = s.Cluster, s.TopicID
+	}
+	for _, tp := range slices.SortedFunc(maps.Keys(c.Spans), compareTopicPartitions) {
+		span := c.Spans[tp]
+		total := span
+		countsKey := partitionKey(keyCounts, tp.Topic, tp.Partition)
+		if old := have[countsKey]; old != "" {
+			var before Counts
+			if err := json.Unmarshal([]byte(old), &before); err != nil {
+				return nil, nil, fmt.Errorf("reading table property %s: %w", countsKey, err)
+			}
+			total = before.Add(span)
+		}
+		if props[countsKey], err = toJSON(total); err != nil {
+			return nil, nil, err
+		}
+		if summary[partitionKey(keySpan, tp.Topic, tp.Partition)], err = toJSON(span); err != nil {
+			return nil, nil, err
+		}
+		props[partitionKey(keyOffset, tp.Topic, tp.Partition)] = strconv.FormatInt(span.Next, 10)
+	}
+	if through, ok := validThrough(have, props); ok {
+		props[keyThrough] = through
+	}
+	maps.Copy(summary, props)
+	return props, summary, nil
+}
+
+func isOffsetKey(key string) bool {
+	for _, prefix := range []string{keyOffset, keyCounts, keyCluster, keyTopic} {
+		if strings.HasPrefix(key, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+func toJSON(c Counts) (string, error) {
+	b, err := json.Marshal(c)
+	return string(b), err
+}
+
+func compareTopicPartitions(a, b TopicPartition) int {
+	if c := strings.Compare(a.Topic, b.Topic); c != 0 {
+		return c
+	}
+	return int(a.Partition) - int(b.Partition)
+}
+
+// validThrough is the oldest of the append times up to which each partition is in the table. A partition that has
+// fallen silent holds it back: that is safe, if slow.
+func validThrough(have, props iceberg.Properties) (string, bool) {
+	var oldest int64
+	all := maps.Clone(have)
+	if all == nil {
+		all = iceberg.Properties{}
+	}
+	maps.Copy(all, props)
+	for key, value := range all {
+		var c Counts
+		if !strings.HasPrefix(key, keyCounts) || json.Unmarshal([]byte(value), &c) != nil || c.Through == 0 {
+			continue
+		}
+		if oldest == 0 || c.Through < oldest {
+			oldest = c.Through
+		}
+	}
+	return time.UnixMicro(oldest).UTC().Format(time.RFC3339Nano), oldest != 0
+}
+
+// wait sleeps for about d: several processes that lost the same race must not meet again.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d/2 + rand.N(d)) //nolint:gosec // not a secret
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}
+
+// committed makes a commit's metadata durable. A failure here is only told: the commit stands, and the next one syncs
+// what follows.
+func (t *Table) committed(err error) error {
+	if err != nil {
+		return err
+	}
+
+	if err := t.syncMetadata(); err != nil {
+		t.lake.tel.Log.Warn("syncing metadata", "table", t.name, "err", err)
+	}
+	return nil
+}
+
+// Expire forgets the states of the table that are older than configured, and removes what only they refer to.
+func (t *Table) Expire(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	tx := t.ice.NewTransaction()
+	cfg := t.lake.cfg.Snapshots
+	if err := tx.ExpireSnapshots(table.WithOlderThan(cfg.Age), table.WithRetainLast(cfg.Keep)); err != nil {
+		return fmt.Errorf("expiring snapshots of table %s: %w", t.name, err)
+	}
+	ice, err := tx.Commit(ctx)
+	switch {
+	case err != nil && isConflict(err):
+		return nil // another writer was faster; there is a next time
+	case err != nil && ice == nil:
+		return fmt.Errorf("expiring snapshots of table %s: %w", t.name, err)
+	case err != nil:
+		t.lake.tel.Log.Warn("removing files of expired snapshots", "table", t.name, "err", err)
+	}
+	return t.set(ice)
+}

@@ -1,0 +1,313 @@
+package lake
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/apache/iceberg-go"
+	iceio "github.com/apache/iceberg-go/io"
+	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/compress/zstd"
+	"github.com/parquet-go/parquet-go/format"
+
+	"github.com/millrace/millrace/pkg/codec"
+	"github.com/millrace/millrace/pkg/schema"
+)
+
+const (
+	chunkRows  = 1024      // rows handed to a column at once
+	boundBytes = 16        // of a string that are kept in a file's bounds, as Iceberg's truncate(16)
+	maxDict    = 512 << 10 // bytes of a dictionary before the column is written plain
+)
+
+// row is one held record and how its type's fields go into the columns.
+type row struct {
+	rec  codec.Record
+	plan *plan
+}
+
+// fileWriter writes one Parquet file of one table partition, row group by row group.
+type fileWriter struct {
+	path   string
+	layout *layout
+	out    iceio.FileWriter
+	buf    *bufio.Writer
+	w      *parquet.Writer
+	rows   int64
+	nans   map[int]int64 // by field id
+	values []parquet.Value
+	order  []int32
+	mem    scratch
+}
+
+func newFileWriter(fs iceio.WriteFileIO, path string, l *layout, sorted []string) (*fileWriter, error) {
+	out, err := fs.Create(path)
+	if err != nil {
+		return nil, fmt.Errorf("creating data file %s: %w", path, err)
+	}
+	f := &fileWriter{path: path, layout: l, out: out, nans: map[int]int64{}}
+	f.buf = bufio.NewWriterSize(out, 256<<10)
+	opts := []parquet.WriterOption{
+		l.parquet,
+		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
+		parquet.CreatedBy("millrace", "1", "parquet-go"),
+		parquet.PageBufferSize(128 << 10),
+		parquet.DictionaryMaxBytes(maxDict),
+		parquet.DataPageStatistics(true),
+		parquet.KeyValueMetadata("millrace.row-group-sort", fmt.Sprint(sorted)),
+	}
+	for _, lf := range l.leaves {
+		if l.columns[lf.column].name == "id" {
+			opts = append(opts, parquet.BloomFilters(parquet.SplitBlockFilter(10, "id")))
+		}
+	}
+	f.w = parquet.NewWriter(f.buf, opts...)
+	return f, nil
+}
+
+// writeGroup sorts rows and writes them as one row group.
+func (f *fileWriter) writeGroup(rows []row) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	f.sort(rows)
+	columns := f.w.ColumnWriters()
+	for _, lf := range f.layout.leaves {
+		if err := f.writeLeaf(columns[lf.index], lf, rows); err != nil {
+			return fmt.Errorf("writing column %s of %s: %w", f.layout.columns[lf.column].name, f.path, err)
+		}
+	}
+	if err := f.w.Flush(); err != nil {
+		return fmt.Errorf("writing row group of %s: %w", f.path, err)
+	}
+	f.rows += int64(len(rows))
+	return nil
+}
+
+// sort orders an index over the rows: by the type's sort columns, then by where they are from, so that the same rows
+// make the same file.
+func (f *fileWriter) sort(rows []row) {
+	f.order = f.order[:0]
+	for i := range rows {
+		f.order = append(f.order, int32(i)) //nolint:gosec // a row group has far fewer rows
+	}
+	slices.SortFunc(f.order, func(i, j int32) int { return compareRows(&rows[i], &rows[j]) })
+}
+
+func compareRows(a, b *row) int {
+	for k := range min(len(a.plan.sort), len(b.plan.sort)) {
+		x, y := a.plan.sort[k], b.plan.sort[k]
+		if c := compareValues(a.rec.Values[x], b.rec.Values[y], a.plan.typ.Fields[x].Kind); c != 0 {
+			return c
+		}
+	}
+	if c := cmp.Compare(a.rec.Source.Partition, b.rec.Source.Partition); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.rec.Source.Offset, b.rec.Source.Offset)
+}
+
+func compareValues(a, b codec.Value, kind schema.Kind) int {
+	switch {
+	case a.IsNull() && b.IsNull():
+		return 0
+	case a.IsNull():
+		return -1
+	case b.IsNull():
+		return 1
+	}
+	switch kind {
+	case schema.Bool, schema.Int, schema.Long, schema.Timestamp:
+		return cmp.Compare(a.Long(), b.Long())
+	case schema.Float, schema.Double:
+		return cmp.Compare(a.Double(), b.Double())
+	default:
+		return bytes.Compare(a.Bytes(), b.Bytes())
+	}
+}
+
+func (f *fileWriter) writeLeaf(w *parquet.ColumnWriter, lf leaf, rows []row) error {
+	for first := 0; first < len(rows); first += chunkRows {
+		f.values = f.values[:0]
+		f.mem.reset()
+		for _, i := range f.order[first:min(first+chunkRows, len(rows))] {
+			if err := f.appendValue(lf, &rows[i]); err != nil {
+				return err
+			}
+		}
+		if _, err := w.WriteRowValues(f.values); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fileWriter) appendValue(lf leaf, r *row) error {
+	from := r.plan.from[lf.column]
+	if lf.mapKey || lf.mapValue {
+		f.appendPairs(lf, r, from)
+		return nil
+	}
+	kind := f.layout.columns[lf.column].kind
+	v, err := value(&r.rec, from, kind, &f.mem)
+	if err != nil {
+		return err
+	}
+	if v.IsNull() {
+		if lf.required {
+			return fmt.Errorf("%w null", errNoColumn)
+		}
+		f.values = append(f.values, v.Level(0, 0, lf.index))
+		return nil
+	}
+	if (kind == schema.Double && math.IsNaN(v.Double())) || (kind == schema.Float && v.Float() != v.Float()) { //nolint:gocritic // NaN differs from itself
+		f.nans[lf.id]++
+	}
+	f.values = append(f.values, v.Level(0, lf.maxDef, lf.index))
+	return nil
+}
+
+// appendPairs writes one side of a map: repetition level 0 opens the row, 1 goes on with it. An absent map and an
+// empty one are told apart by the definition level.
+func (f *fileWriter) appendPairs(lf leaf, r *row, from int) {
+	present := 1
+	if lf.required {
+		present = 0
+	}
+	if from < 0 || r.rec.Values[from].IsNull() {
+		f.values = append(f.values, parquet.NullValue().Level(0, 0, lf.index))
+		return
+	}
+	rep := 0
+	for k, v := range r.rec.Values[from].Pairs() {
+		if lf.mapValue {
+			k = v
+		}
+		f.values = append(f.values, parquet.ByteArrayValue(k).Level(rep, lf.maxDef, lf.index))
+		rep = 1
+	}
+	if rep == 0 {
+		f.values = append(f.values, parquet.NullValue().Level(0, present, lf.index))
+	}
+}
+
+// close writes the footer and makes the file durable.
+func (f *fileWriter) close() error {
+	err := f.w.Close()
+	if err == nil {
+		err = f.buf.Flush()
+	}
+	if s, ok := f.out.(interface{ Sync() error }); ok && err == nil {
+		err = s.Sync()
+	}
+	if cerr := f.out.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("closing data file %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// abandon closes the file without finishing it.
+func (f *fileWriter) abandon() { _ = f.out.Close() }
+
+// dataFile describes the closed file to Iceberg from what the writer itself counted: nothing is read back.
+func (f *fileWriter) dataFile(spec iceberg.PartitionSpec, partition map[int]any) (iceberg.DataFile, error) {
+	view := f.w.File()
+	meta := view.Metadata()
+	b, err := iceberg.NewDataFileBuilder(spec, iceberg.EntryContentData, f.path, iceberg.ParquetFile,
+		partition, logicalTypes(spec), nil, f.rows, view.Size())
+	if err != nil {
+		return nil, fmt.Errorf("describing data file %s: %w", f.path, err)
+	}
+	s := f.statistics(meta)
+	b.ColumnSizes(s.sizes).ValueCounts(s.counts).NullValueCounts(s.nulls).NaNValueCounts(f.nans).
+		LowerBoundValues(s.lower).UpperBoundValues(s.upper).SplitOffsets(s.splits)
+	return b.Build(), nil
+}
+
+// logicalTypes tells iceberg-go which partition values are dates.
+func logicalTypes(spec iceberg.PartitionSpec) map[int]string {
+	m := map[int]string{}
+	for _, p := range spec.Fields() {
+		if p.Transform.Equals(iceberg.DayTransform{}) {
+			m[p.FieldID] = "date"
+		}
+	}
+	return m
+}
+
+type statistics struct {
+	sizes, counts, nulls map[int]int64
+	lower, upper         map[int][]byte
+	splits               []int64
+}
+
+func (f *fileWriter) statistics(meta *format.FileMetaData) statistics {
+	s := statistics{
+		sizes: map[int]int64{}, counts: map[int]int64{}, nulls: map[int]int64{},
+		lower: map[int][]byte{}, upper: map[int][]byte{},
+	}
+	unbounded := map[int]bool{}
+	for _, g := range meta.RowGroups {
+		s.splits = append(s.splits, groupStart(g))
+		for _, lf := range f.layout.leaves {
+			c := g.Columns[lf.index].MetaData
+			s.sizes[lf.id] += c.TotalCompressedSize
+			if !lf.bounded {
+				continue
+			}
+			s.counts[lf.id] += c.NumValues
+			s.nulls[lf.id] += c.Statistics.NullCount
+			if c.Statistics.NullCount == c.NumValues {
+				continue
+			}
+			f.bound(&s, lf, c.Statistics, unbounded)
+		}
+	}
+	for id := range unbounded {
+		delete(s.lower, id)
+		delete(s.upper, id)
+	}
+	return s
+}
+
+// groupStart is where a row group's bytes begin: its first column's dictionary, or page.
+func groupStart(g format.RowGroup) int64 {
+	start := int64(math.MaxInt64)
+	for _, c := range g.Columns {
+		start = min(start, c.MetaData.DataPageOffset)
+		if c.MetaData.DictionaryPageOffset > 0 {
+			start = min(start, c.MetaData.DictionaryPageOffset)
+		}
+	}
+	return start
+}
+
+// bound widens the file's bounds of one column by those of a row group. Parquet's and Iceberg's forms of a value are
+// the same bytes for every type in use here.
+func (f *fileWriter) bound(s *statistics, lf leaf, st format.Statistics, unbounded map[int]bool) {
+	kind := f.layout.columns[lf.column].kind
+	if st.MinValue == nil || st.MaxValue == nil || f.nans[lf.id] > 0 {
+		unbounded[lf.id] = true
+		return
+	}
+	lower, upper := slices.Clone(st.MinValue), slices.Clone(st.MaxValue)
+	if kind == schema.String || kind == schema.Bytes {
+		lower = truncateLower(lower, kind)
+		if upper = truncateUpper(upper, kind); upper == nil {
+			unbounded[lf.id] = true
+		}
+	}
+	if have, ok := s.lower[lf.id]; !ok || less(lower, have, kind) {
+		s.lower[lf.id] = lower
+	}
+	if have, ok := s.upper[lf.id]; !ok || less(have, upper, kind) {
+		s.upper[lf.id] = upper
+	}
+}

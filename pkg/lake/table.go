@@ -1,0 +1,236 @@
+package lake
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/apache/iceberg-go"
+	"github.com/apache/iceberg-go/catalog"
+	iceio "github.com/apache/iceberg-go/io"
+	"github.com/apache/iceberg-go/table"
+
+	"github.com/millrace/millrace/pkg/schema"
+)
+
+// Table is one open Iceberg table. Its methods may be called from several goroutines.
+type Table struct {
+	lake *Lake
+	cat  catalog.Catalog
+	name string
+
+	mu     sync.Mutex
+	ice    *table.Table
+	typ    *schema.Type // the newest met
+	layout *layout
+	plans  map[*schema.Type]*plan
+}
+
+func newTable(l *Lake, cat catalog.Catalog, ice *table.Table, t *schema.Type) (*Table, error) {
+	tb := &Table{lake: l, cat: cat, name: t.Lake.Table, typ: t}
+	if err := tb.set(ice); err != nil {
+		return nil, err
+	}
+	return tb, nil
+}
+
+// set takes a newer state of the table. The layout, and with it the plans, lasts as long as the schema.
+func (t *Table) set(ice *table.Table) error {
+	t.ice = ice
+	if sc := ice.Schema(); t.layout == nil || t.layout.schemaID != sc.ID {
+		l, err := newLayout(sc)
+		if err != nil {
+			return err
+		}
+		t.layout, t.plans = l, map[*schema.Type]*plan{}
+	}
+	return nil
+}
+
+// Refresh reads the table's current state.
+func (t *Table) Refresh(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.refresh(ctx)
+}
+
+func (t *Table) refresh(ctx context.Context) error {
+	ice, err := t.cat.LoadTable(ctx, t.ice.Identifier())
+	if err != nil {
+		return fmt.Errorf("reading table %s: %w", t.name, err)
+	}
+	return t.set(ice)
+}
+
+// Positions says where the table stands with a topic, as of the last state read.
+func (t *Table) Positions(topic string) (Positions, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return positions(t.ice.Metadata(), topic)
+}
+
+// ValidThrough is the time up to which the table holds everything that was appended; zero where nothing is known.
+func (t *Table) ValidThrough() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at, err := time.Parse(time.RFC3339Nano, t.ice.Properties()[keyThrough])
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
+// Columns lists the current schema's columns by name, with the Iceberg type of each, in the schema's order.
+func (t *Table) Columns() []Column {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var cs []Column
+	for _, f := range t.ice.Schema().Fields() {
+		cs = append(cs, Column{ID: f.ID, Name: f.Name, Type: f.Type.String(), Required: f.Required})
+	}
+	return cs
+}
+
+// Column is one column of a table.
+type Column struct {
+	ID       int
+	Name     string
+	Type     string // as Iceberg writes it: "timestamptz", "map<string, string>"
+	Required bool
+}
+
+// ErrDeletes says that another engine has marked rows as deleted in a way that is not read here.
+var ErrDeletes = errors.New("the table holds delete files, which are not read")
+
+// Files lists the data files of the current snapshot.
+func (t *Table) Files(ctx context.Context) ([]string, error) {
+	t.mu.Lock()
+	ice := t.ice
+	t.mu.Unlock()
+	if ice.CurrentSnapshot() == nil {
+		return nil, nil
+	}
+	tasks, err := ice.Scan().PlanFiles(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing files of table %s: %w", t.name, err)
+	}
+	var paths []string
+	for _, task := range tasks {
+		if len(task.DeleteFiles) > 0 || len(task.EqualityDeleteFiles) > 0 || len(task.DeletionVectorFiles) > 0 {
+			return nil, fmt.Errorf("listing files of table %s: %w: %s", t.name, ErrDeletes, task.File.FilePath())
+		}
+		paths = append(paths, task.File.FilePath())
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths), nil
+}
+
+// prepare gives the layout to write by and the plan for one type's records, evolving the table where it is older.
+func (t *Table) prepare(ctx context.Context, typ *schema.Type) (*layout, *plan, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p, ok := t.plans[typ]; ok {
+		return t.layout, p, nil
+	}
+	p, err := newPlan(t.layout, typ, t.renamed())
+	if errors.Is(err, errNoColumn) {
+		if err := t.evolve(ctx, typ); err != nil {
+			return nil, nil, err
+		}
+		p, err = newPlan(t.layout, typ, t.renamed())
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	t.plans[typ] = p
+	return t.layout, p, nil
+}
+
+// renamed gives what each column was called before.
+func (t *Table) renamed() map[string][]string {
+	m := map[string][]string{}
+	if s := t.ice.Properties()[keyRenamed]; s != "" {
+		if err := json.Unmarshal([]byte(s), &m); err != nil {
+			return map[string][]string{}
+		}
+	}
+	return m
+}
+
+func (t *Table) files(ctx context.Context) (iceio.WriteFileIO, error) {
+	fs, err := t.ice.FS(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("opening storage of table %s: %w", t.name, err)
+	}
+	w, ok := fs.(iceio.WriteFileIO)
+	if !ok {
+		return nil, fmt.Errorf("opening storage of table %s: %T cannot be written to", t.name, fs)
+	}
+	return w, nil
+}
+
+// sortColumns names the columns that rows are sorted by within a row group.
+func (t *Table) sortColumns() []string {
+	var names []string
+	sc := t.ice.Schema()
+	order := t.ice.SortOrder()
+	for _, f := range order.Fields() {
+		if name, ok := sc.FindColumnName(f.SourceID()); ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// partitioner gives the table partition, and its folder, of an event time.
+type partitioner struct {
+	spec iceberg.PartitionSpec
+	id   int // field id
+	name string
+	unit int64 // microseconds
+	day  bool
+}
+
+func newPartitioner(spec iceberg.PartitionSpec) (partitioner, error) {
+	if spec.NumFields() != 1 {
+		return partitioner{}, fmt.Errorf("reading partition spec: %d fields where one, of the time, is expected", spec.NumFields())
+	}
+	field := spec.Field(0)
+	p := partitioner{spec: spec, id: field.FieldID, name: field.Name}
+	switch field.Transform.(type) {
+	case iceberg.DayTransform:
+		p.unit, p.day = (24 * time.Hour).Microseconds(), true
+	case iceberg.HourTransform:
+		p.unit = time.Hour.Microseconds()
+	default:
+		return p, fmt.Errorf("reading partition spec: transform %s is neither day nor hour", field.Transform)
+	}
+	return p, nil
+}
+
+func (p partitioner) of(micros int64) int64 {
+	q := micros / p.unit
+	if micros%p.unit < 0 {
+		q--
+	}
+	return q
+}
+
+func (p partitioner) value(q int64) map[int]any {
+	if p.day {
+		return map[int]any{p.id: iceberg.Date(int32(q))} //nolint:gosec // days of an int64 of microseconds fit
+	}
+	return map[int]any{p.id: int32(q)} //nolint:gosec // hours too, for the years until 246000
+}
+
+func (p partitioner) folder(q int64) string {
+	at := time.UnixMicro(q * p.unit).UTC()
+	if p.day {
+		return p.name + "=" + at.Format("2006-01-02")
+	}
+	return p.name + "=" + at.Format("2006-01-02-15")
+}

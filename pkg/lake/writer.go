@@ -1,0 +1,234 @@
+package lake
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/apache/iceberg-go"
+	iceio "github.com/apache/iceberg-go/io"
+	"github.com/apache/iceberg-go/table"
+	"github.com/google/uuid"
+
+	"github.com/millrace/millrace/pkg/codec"
+	"github.com/millrace/millrace/pkg/schema"
+)
+
+// WriterConfig bounds a Writer.
+type WriterConfig struct {
+	Memory    int64 // bytes of rows held before the largest table partition's are written out
+	GroupRows int   // rows of a row group at most
+}
+
+// rowCost is what a held row takes beside its bytes: its values and the record around them.
+const (
+	rowCost   = 256
+	valueCost = 40
+)
+
+// A Writer collects rows for one commit: one file per table partition, any number of them open, under one bound of
+// memory. It is not safe for concurrent use.
+type Writer struct {
+	table  *Table
+	cfg    WriterConfig
+	fs     iceio.WriteFileIO
+	where  table.LocationProvider
+	sorted []string
+	layout *layout
+	parts  partitioner
+	open   map[int64]*openPart
+	held   int64 // memory of the rows that are in no row group yet
+	done   []iceberg.DataFile
+	paths  []string       // of all files created
+	spilt  map[int32]bool // source partitions that have rows in a row group
+}
+
+// openPart is what is held for one table partition.
+type openPart struct {
+	rows []row
+	held int64
+	file *fileWriter
+}
+
+// NewWriter makes an empty writer; it creates no file.
+func (t *Table) NewWriter(ctx context.Context, cfg WriterConfig) (*Writer, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fs, err := t.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	parts, err := newPartitioner(t.ice.Spec())
+	if err != nil {
+		return nil, fmt.Errorf("writing to table %s: %w", t.name, err)
+	}
+	where, err := t.ice.LocationProvider()
+	if err != nil {
+		return nil, fmt.Errorf("writing to table %s: %w", t.name, err)
+	}
+	return &Writer{
+		table: t, cfg: cfg, fs: fs, where: where, sorted: t.sortColumns(), layout: t.layout, parts: parts,
+		open: map[int64]*openPart{}, spilt: map[int32]bool{},
+	}, nil
+}
+
+// Held is the memory of the rows that are in no row group yet.
+func (w *Writer) Held() int64 { return w.held }
+
+// Add holds records of one type. It keeps the records.
+func (w *Writer) Add(ctx context.Context, t *schema.Type, records []codec.Record) error {
+	l, p, err := w.table.prepare(ctx, t)
+	if err != nil {
+		return err
+	}
+	if l != w.layout {
+		if err := w.finishFiles(); err != nil {
+			return err
+		}
+		w.layout = l
+	}
+	for i := range records {
+		if err := w.add(row{rec: records[i], plan: p}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *Writer) add(r row) error {
+	q := w.parts.of(r.rec.TimeMicros())
+	part := w.open[q]
+	if part == nil {
+		part = &openPart{}
+		w.open[q] = part
+	}
+	cost := memory(&r.rec)
+	part.rows = append(part.rows, r)
+	part.held += cost
+	w.held += cost
+	if len(part.rows) >= w.cfg.GroupRows {
+		return w.spill(q, part)
+	}
+	if w.held >= w.cfg.Memory {
+		q, part = w.largest()
+		return w.spill(q, part)
+	}
+	return nil
+}
+
+func memory(r *codec.Record) int64 {
+	return int64(len(r.Source.Key)+len(r.Source.Value)) + rowCost + valueCost*int64(len(r.Values))
+}
+
+func (w *Writer) largest() (q int64, most *openPart) {
+	for k, part := range w.open {
+		if most == nil || part.held > most.held || (part.held == most.held && k < q) {
+			q, most = k, part
+		}
+	}
+	return q, most
+}
+
+// spill writes the rows held for a table partition as a row group of its file.
+func (w *Writer) spill(q int64, part *openPart) error {
+	if part.file == nil {
+		path, err := w.newPath(q)
+		if err != nil {
+			return err
+		}
+		if part.file, err = newFileWriter(w.fs, path, w.layout, w.sorted); err != nil {
+			return err
+		}
+		w.paths = append(w.paths, path)
+	}
+	if err := part.file.writeGroup(part.rows); err != nil {
+		return err
+	}
+	for i := range part.rows {
+		w.spilt[part.rows[i].rec.Source.Partition] = true
+	}
+	w.held -= part.held
+	clear(part.rows) // so that the records can be freed
+	part.rows, part.held = part.rows[:0], 0
+	return nil
+}
+
+func (w *Writer) newPath(q int64) (string, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return "", fmt.Errorf("naming data file of table %s: %w", w.table.name, err)
+	}
+	return w.where.NewDataLocation(w.parts.folder(q) + "/" + id.String() + ".parquet"), nil
+}
+
+// finishFiles closes all files and describes them.
+func (w *Writer) finishFiles() error {
+	for _, q := range slices.Sorted(maps.Keys(w.open)) {
+		part := w.open[q]
+		if len(part.rows) > 0 {
+			if err := w.spill(q, part); err != nil {
+				return err
+			}
+		}
+		if part.file == nil {
+			continue
+		}
+		if err := part.file.close(); err != nil {
+			return err
+		}
+		df, err := part.file.dataFile(w.parts.spec, w.parts.value(q))
+		if err != nil {
+			return err
+		}
+		w.done = append(w.done, df)
+		part.file = nil
+	}
+	clear(w.open)
+	return w.syncFolders()
+}
+
+// Finish writes what is held, closes the files, makes them durable and describes them for a commit.
+func (w *Writer) Finish() ([]iceberg.DataFile, error) {
+	if err := w.finishFiles(); err != nil {
+		return nil, err
+	}
+	return w.done, nil
+}
+
+// Forget drops the held rows of a source partition. It reports false where some are in a row group already and cannot
+// be taken out.
+func (w *Writer) Forget(partition int32) bool {
+	if w.spilt[partition] {
+		return false
+	}
+	for _, part := range w.open {
+		part.rows = slices.DeleteFunc(part.rows, func(r row) bool {
+			if r.rec.Source.Partition != partition {
+				return false
+			}
+			cost := memory(&r.rec)
+			part.held -= cost
+			w.held -= cost
+			return true
+		})
+	}
+	return true
+}
+
+// Discard drops everything and removes the files. It is not for files that a commit of unknown outcome may have added.
+func (w *Writer) Discard() {
+	for _, part := range w.open {
+		if part.file != nil {
+			part.file.abandon()
+		}
+	}
+	clear(w.open)
+	w.held = 0
+	for _, path := range w.paths {
+		if err := w.fs.Remove(path); err != nil {
+			w.table.lake.tel.Log.Debug("leaving data file behind", "path", path, "err", err)
+		}
+	}
+	w.paths, w.done = nil, nil
+}
