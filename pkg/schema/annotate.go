@@ -30,7 +30,7 @@ func (p *problems) annotate(t *Type) {
 	topic := all.section("topic")
 	t.Topic = Topic{
 		Name:       t.TopicName(),
-		Partitions: topic.integer("partitions", 6, 1, 10000),
+		Partitions: topic.integer("partitions", 6, 10000),
 		Key:        topic.fields("key", t, []int{Service, Host}, scalar),
 		Retention:  topic.duration("retention", 7*day, minRetention, maxRetention),
 	}
@@ -42,7 +42,7 @@ func (p *problems) annotate(t *Type) {
 	t.Elasticsearch = Elasticsearch{
 		Index:     t.IndexPrefix("millrace"),
 		Text:      search.fields("text", t, nil, fullText),
-		Shards:    search.integer("shards", 1, 1, 1024),
+		Shards:    search.integer("shards", 1, 1024),
 		Retention: search.duration("retention", 7*day, minRetention, maxRetention),
 	}
 	search.done()
@@ -63,9 +63,9 @@ func (p *problems) annotateCassandra(t *Type, s *section) {
 		Table:     t.Name,
 		Partition: s.fields("partition", t, []int{Tenant, Service}, partitionKey),
 		Bucket:    s.duration("bucket", time.Hour, time.Minute, 366*day),
-		Shards:    s.integer("shards", 8, 1, 1024),
+		Shards:    s.integer("shards", 8, 1024),
 		ShardBy:   s.fields("shard_by", t, []int{ID}, anyField),
-		RowBytes:  s.integer("row_bytes", 256, 1, 1<<20),
+		RowBytes:  s.integer("row_bytes", 256, 1<<20),
 		Retention: s.duration("retention", 7*day, minRetention, maxTTL),
 	}
 	if c.Bucket > c.Retention {

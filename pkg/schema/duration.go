@@ -19,7 +19,7 @@ func ParseDuration(s string) (time.Duration, error) {
 		if err != nil || n > math.MaxInt64/uint64(day) {
 			return 0, fmt.Errorf("parsing duration %q: bad number of days", s)
 		}
-		d = time.Duration(n) * day //nolint:gosec // n was bounded above
+		d = time.Duration(n) * day
 		if rest == "" {
 			return d, nil
 		}
@@ -45,9 +45,9 @@ func formatDuration(d time.Duration) string {
 		size time.Duration
 		name string
 	}{{day, "d"}, {time.Hour, "h"}, {time.Minute, "m"}} {
-		if n := d / unit.size; n > 0 {
-			fmt.Fprintf(&out, "%d%s", n, unit.name)
-			d -= n * unit.size
+		if d >= unit.size {
+			fmt.Fprintf(&out, "%d%s", d/unit.size, unit.name)
+			d %= unit.size
 		}
 	}
 	if d > 0 {

@@ -38,7 +38,7 @@ func (t *Type) IndexExpired(prefix, index string, now time.Time) bool {
 }
 
 // IndexTemplate is the body of PUT _index_template/<prefix>-<type>. Settings are written as Elasticsearch gives them
-// back, so that a plan can compare. The codec is the default one: best_compression needs a native library since 8.17.
+// back, so that a plan can compare. Most documents are written once and never read, hence best_compression.
 func (t *Type) IndexTemplate(prefix string, replicas int) []byte {
 	return toJSON(map[string]any{
 		"index_patterns": []string{t.IndexPattern(prefix)},
@@ -46,6 +46,7 @@ func (t *Type) IndexTemplate(prefix string, replicas int) []byte {
 		"_meta":          map[string]string{"description": t.Doc, "type": t.Name},
 		"template": map[string]any{
 			"settings": map[string]any{"index": map[string]string{
+				"codec":              "best_compression",
 				"number_of_shards":   strconv.Itoa(t.Elasticsearch.Shards),
 				"number_of_replicas": strconv.Itoa(replicas),
 			}},
@@ -91,7 +92,7 @@ func (t *Type) property(i int, k Kind) map[string]any {
 		return date
 	case Map:
 		return map[string]any{"type": "flattened", "ignore_above": maxKeyword}
-	case String:
+	case String, UUID:
 		if slices.Contains(t.Elasticsearch.Text, i) {
 			return map[string]any{"type": "text"}
 		}

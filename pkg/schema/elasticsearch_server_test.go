@@ -42,7 +42,7 @@ func (s search) do(t *testing.T, method, path string, body []byte) (status int, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	answer, err = io.ReadAll(res.Body)
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func TestTemplatesOnElasticsearch(t *testing.T) {
 			t.Fatalf("%d templates, %v", len(got.Templates), err)
 		}
 		is := generic(t, got.Templates[0].Body)
-		maps.DeleteFunc(is, func(key string, value any) bool { // composed_of is added, empty
+		maps.DeleteFunc(is, func(_ string, value any) bool { // composed_of is added, empty
 			list, isList := value.([]any)
 			return isList && len(list) == 0
 		})

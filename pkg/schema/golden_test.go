@@ -47,7 +47,7 @@ func TestBadSchemas(t *testing.T) {
 	for _, path := range paths {
 		name := strings.TrimSuffix(filepath.Base(path), ".avsc")
 		t.Run(name, func(t *testing.T) {
-			data, err := os.ReadFile(path)
+			data, err := os.ReadFile(path) //nolint:gosec // a file of the repository
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -94,7 +94,7 @@ func golden(t *testing.T, name, got string) {
 			t.Fatal(err)
 		}
 	}
-	want, err := os.ReadFile(path)
+	want, err := os.ReadFile(path) //nolint:gosec // a file of the repository
 	if err != nil {
 		t.Fatal(err)
 	}

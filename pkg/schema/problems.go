@@ -146,14 +146,14 @@ func (s *section) done() {
 	}
 }
 
-func (s *section) integer(key string, def, low, high int) int {
+func (s *section) integer(key string, def, high int) int {
 	raw := s.take(key)
 	if raw == nil {
 		return def
 	}
 	n, err := strconv.Atoi(string(raw))
-	if err != nil || n < low || n > high {
-		s.p.add(s.at(key), "must be a whole number from %d to %d, not %s", low, high, brief(raw))
+	if err != nil || n < 1 || n > high {
+		s.p.add(s.at(key), "must be a whole number from 1 to %d, not %s", high, brief(raw))
 		return def
 	}
 	return n
