@@ -1,0 +1,118 @@
+// Package cassandra is the series store: one table per data type, one row per event.
+//
+// A row's key is made of the event's own fields, its time and its id; its write time is the record's append time. Both
+// are the same for every replay, so a repeat changes nothing. Rows live as long as their type's retention, counted
+// from the event's time.
+//
+// Only what Cassandra refuses for a row's own content, by a closed list found by experiment, is a dead letter;
+// everything else is an outage and comes again.
+package cassandra
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/pkg/provision"
+	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/pkg/serve"
+	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/pkg/telemetry"
+)
+
+// Store writes, reads and plans. Its methods are safe for concurrent use.
+type Store struct {
+	cfg    Config
+	types  *schema.Set
+	log    *slog.Logger
+	m      *metrics
+	data   *connector // in the keyspace, which token-aware routing needs
+	admin  *connector // outside of it, for there may be none yet
+	slots  chan struct{}
+	reads  chan struct{}
+	tables tables
+	sizes  sizes
+
+	// Now is the clock that retention goes by. Set it, if at all, before first use.
+	Now func() time.Time
+
+	mu      sync.Mutex
+	closed  bool
+	running sync.WaitGroup // batches under way
+}
+
+var (
+	_ stream.Sink       = (*Store)(nil)
+	_ serve.SeriesStore = (*Store)(nil)
+	_ provision.Planner = (*Store)(nil)
+)
+
+// New checks the configuration and connects to nothing. The types are those that are planned and read; a batch brings
+// its own.
+func New(cfg Config, types *schema.Set, tel telemetry.Set) (*Store, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Store{
+		cfg:    cfg,
+		types:  types,
+		log:    tel.Log,
+		m:      newMetrics(tel.Metrics),
+		data:   &connector{cfg: cfg, keyspace: cfg.Keyspace},
+		admin:  &connector{cfg: cfg},
+		slots:  make(chan struct{}, cfg.InFlight),
+		reads:  make(chan struct{}, cfg.Read.Parallel),
+		tables: tables{lock: make(chan struct{}, 1)},
+		Now:    time.Now,
+	}, nil
+}
+
+// Run waits for ctx to end, then for the batches under way, and closes the connections. A Write that comes later is an
+// error. Rows expire by themselves: there are no other duties.
+func (s *Store) Run(ctx context.Context) error {
+	<-ctx.Done()
+	s.Close()
+	return nil
+}
+
+// Close is for who uses a Store without running it: to plan, or to scan.
+func (s *Store) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.running.Wait()
+	s.data.close()
+	s.admin.close()
+}
+
+// Ping asks whether a node answers.
+func (s *Store) Ping(ctx context.Context) error {
+	session, err := s.admin.get(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+	defer cancel()
+	var version string
+	if err := session.Query("SELECT release_version FROM system.local").WithContext(ctx).Scan(&version); err != nil {
+		return fmt.Errorf("asking Cassandra for its version: %w", err)
+	}
+	return nil
+}
+
+// enter counts a batch as under way, unless Run has ended.
+func (s *Store) enter() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errClosed
+	}
+	s.running.Add(1)
+	return nil
+}
+
+// errClosed answers whoever comes after Run has returned.
+var errClosed = errors.New("the connection to Cassandra is closed")

@@ -1,0 +1,170 @@
+package cassandra
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/gocql/gocql"
+)
+
+// connector makes a session when one is first needed. Connecting blocks inside gocql, which takes no context, so it
+// goes on in a goroutine of its own and whoever waits can give up.
+type connector struct {
+	cfg      Config
+	keyspace string // "" for the session that makes the keyspace
+
+	mu      sync.Mutex
+	session *gocql.Session
+	dialing chan struct{} // closed when the attempt under way has ended
+	err     error         // of the last attempt
+	closed  bool
+}
+
+// get gives the session, connecting if there is none. After a connection that did not come about the next call tries
+// again.
+func (c *connector) get(ctx context.Context) (*gocql.Session, error) {
+	for {
+		c.mu.Lock()
+		switch {
+		case c.closed:
+			c.mu.Unlock()
+			return nil, errClosed
+		case c.session != nil:
+			s := c.session
+			c.mu.Unlock()
+			return s, nil
+		case c.dialing == nil:
+			c.dialing = make(chan struct{})
+			go c.dial(c.dialing)
+		}
+		dialing := c.dialing
+		c.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("connecting to Cassandra: %w", context.Cause(ctx))
+		case <-dialing:
+		}
+		c.mu.Lock()
+		s, err := c.session, c.err
+		c.mu.Unlock()
+		if s == nil && err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *connector) dial(done chan struct{}) {
+	cluster, err := clusterConfig(c.cfg, c.keyspace)
+	var s *gocql.Session
+	if err == nil {
+		s, err = cluster.CreateSession()
+	}
+	if err != nil {
+		err = fmt.Errorf("connecting to Cassandra at %v: %w", c.cfg.Hosts, err)
+	}
+	c.mu.Lock()
+	c.session, c.err, c.dialing = s, err, nil
+	if c.closed && s != nil {
+		c.session = nil
+		c.mu.Unlock()
+		s.Close()
+		close(done)
+		return
+	}
+	c.mu.Unlock()
+	close(done)
+}
+
+// close ends the session, waiting for an attempt to connect that is under way.
+func (c *connector) close() {
+	c.mu.Lock()
+	c.closed = true
+	s, dialing := c.session, c.dialing
+	c.session = nil
+	c.mu.Unlock()
+	if s != nil {
+		s.Close()
+	}
+	if dialing != nil {
+		<-dialing
+	}
+}
+
+// clusterConfig sets every bound that gocql leaves open or sets for another purpose.
+func clusterConfig(cfg Config, keyspace string) (*gocql.ClusterConfig, error) {
+	consistency, err := cfg.consistency()
+	if err != nil {
+		return nil, err
+	}
+	c := gocql.NewCluster(cfg.Hosts...)
+	c.Keyspace = keyspace
+	c.ProtoVersion = 4 // unset values need 4; gocql has no complete 5
+	c.Consistency = consistency
+	c.SerialConsistency = gocql.LocalSerial
+	c.Timeout, c.ConnectTimeout, c.WriteTimeout = cfg.Timeout, cfg.Timeout, cfg.Timeout
+	c.MaxWaitSchemaAgreement = max(cfg.Timeout, 30*time.Second)
+	c.NumConns = cfg.Connections
+	c.ReconnectInterval = 2 * time.Second
+	c.SocketKeepalive = 15 * time.Second
+	c.DefaultTimestamp = false // every insert carries its record's own
+	c.Logger = quiet{}         // gocql logs to the standard logger what comes back as an error as well
+	// gocql 1.7.0 applies a retry policy to every query, idempotent or not, and to errors that a retry makes worse.
+	// The runtime retries, under a budget and a circuit breaker.
+	c.RetryPolicy = never{}
+	var fallback gocql.HostSelectionPolicy = gocql.RoundRobinHostPolicy()
+	if cfg.Datacenter != "" {
+		fallback = gocql.DCAwareRoundRobinPolicy(cfg.Datacenter)
+	}
+	c.PoolConfig.HostSelectionPolicy = gocql.TokenAwareHostPolicy(fallback, gocql.ShuffleReplicas())
+	if cfg.User != "" {
+		c.Authenticator = gocql.PasswordAuthenticator{Username: cfg.User, Password: string(cfg.Password)}
+	}
+	if cfg.TLS.Enabled {
+		t, err := cfg.TLS.config()
+		if err != nil {
+			return nil, err
+		}
+		c.SslOpts = &gocql.SslOptions{Config: t, EnableHostVerification: true}
+	}
+	return c, nil
+}
+
+func (t TLS) config() (*tls.Config, error) {
+	out := &tls.Config{MinVersion: tls.VersionTLS12}
+	if t.CA != "" {
+		pem, err := os.ReadFile(t.CA)
+		if err != nil {
+			return nil, fmt.Errorf("reading cassandra.tls.ca: %w", err)
+		}
+		out.RootCAs = x509.NewCertPool()
+		if !out.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("reading cassandra.tls.ca: no certificate in %s", t.CA)
+		}
+	}
+	if t.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+		if err != nil {
+			return nil, fmt.Errorf("reading cassandra.tls.cert and key: %w", err)
+		}
+		out.Certificates = []tls.Certificate{pair}
+	}
+	return out, nil
+}
+
+// never is a retry policy that does not retry.
+type never struct{}
+
+func (never) Attempt(gocql.RetryableQuery) bool  { return false }
+func (never) GetRetryType(error) gocql.RetryType { return gocql.Rethrow }
+
+// quiet drops gocql's own log lines.
+type quiet struct{}
+
+func (quiet) Print(...any)          {}
+func (quiet) Printf(string, ...any) {}
+func (quiet) Println(...any)        {}
