@@ -207,3 +207,19 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestDocumentedType: what docs/types.md calls the smallest type is one.
+func TestDocumentedType(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/types.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(doc), "```json\n")
+	example, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("no example in docs/types.md")
+	}
+	if typ := parse(t, example); typ.Name != "door" {
+		t.Errorf("the type is %s", typ.Name)
+	}
+}

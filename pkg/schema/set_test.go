@@ -16,6 +16,9 @@ func TestBuiltin(t *testing.T) {
 			t.Errorf("no type %s", name)
 		}
 	}
+	if all := set.All(); len(all) != len(types) || all[0].Name != "log" {
+		t.Errorf("%d types, the first %s, want %d by name", len(all), all[0].Name, len(types))
+	}
 	if set.Get("none") != nil {
 		t.Error("a type that does not exist was found")
 	}
