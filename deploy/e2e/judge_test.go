@@ -1,0 +1,288 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/csv"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/pkg/codec"
+	"github.com/millrace/millrace/pkg/schema"
+)
+
+// hashAttribute is where loadgen puts a record's own fingerprint.
+const hashAttribute = "loadgen.hash"
+
+// scanner gives the values of every record of a type that a destination holds.
+type scanner func(ctx context.Context, typ string, fn func([]codec.Value) error) error
+
+type lagError struct{ produced, committed int64 }
+
+func (e lagError) Error() string {
+	return fmt.Sprintf("%d produced, %d committed", e.produced, e.committed)
+}
+
+// entry is a line of loadgen's journal.
+type entry struct {
+	Type    string `json:"type"`
+	ID      string `json:"id"`
+	Hash    string `json:"hash"`
+	Outcome string `json:"outcome"`
+}
+
+// journal is what was sent: type, id, entry.
+type journal map[string]map[string]entry
+
+func readJournal(t *testing.T, path string) journal {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	sent := journal{}
+	lines := json.NewDecoder(bufio.NewReaderSize(file, 1<<20))
+	for {
+		var e entry
+		if err := lines.Decode(&e); errors.Is(err, io.EOF) {
+			return sent
+		} else if err != nil {
+			t.Fatalf("reading the journal: %v", err)
+		}
+		if sent[e.Type] == nil {
+			sent[e.Type] = map[string]entry{}
+		}
+		if _, twice := sent[e.Type][e.ID]; twice {
+			t.Fatalf("the journal has id %s twice", e.ID)
+		}
+		sent[e.Type][e.ID] = e
+	}
+}
+
+func (j journal) acknowledged() (n int) {
+	for _, entries := range j {
+		for _, e := range entries {
+			if e.acknowledged() {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+func (e entry) acknowledged() bool { return e.Outcome == "acked" }
+
+// verdict collects what is wrong with one type in one place, and shows a few examples of each kind.
+type verdict struct {
+	where string
+	wrong map[string][]string
+}
+
+func (v *verdict) note(kind, example string) {
+	if v.wrong == nil {
+		v.wrong = map[string][]string{}
+	}
+	v.wrong[kind] = append(v.wrong[kind], example)
+}
+
+func (v *verdict) report(t *testing.T) {
+	t.Helper()
+	for _, kind := range slices.Sorted(maps.Keys(v.wrong)) {
+		examples := v.wrong[kind]
+		t.Errorf("%s: %d %s, such as %v", v.where, len(examples), kind, examples[:min(3, len(examples))])
+	}
+}
+
+// judge holds what was found (id to hash, as often as it was found) against what was sent.
+func (j journal) judge(t *testing.T, where, typ string, found map[string][]string) {
+	t.Helper()
+	v := verdict{where: where + ", " + typ}
+	for id, hashes := range found {
+		e, sent := j[typ][id]
+		switch {
+		case !sent:
+			v.note("never sent", id)
+		case len(hashes) > 1:
+			v.note("found more than once", id)
+		case hashes[0] != e.Hash:
+			v.note("not as they were sent", id)
+		}
+	}
+	for id, e := range j[typ] {
+		if e.acknowledged() && len(found[id]) == 0 {
+			v.note("acknowledged and lost", id)
+		}
+	}
+	v.report(t)
+}
+
+// find reads a destination back. Records that loadgen did not make are left out.
+func find(ctx context.Context, scan scanner, typ *schema.Type) (map[string][]string, error) {
+	found := map[string][]string{}
+	at := typ.Index("attributes")
+	err := scan(ctx, typ.Name, func(values []codec.Value) error {
+		for k := range values[at].Pairs() {
+			if string(k) == hashAttribute {
+				id := values[schema.ID].String()
+				found[id] = append(found[id], codec.Fingerprint(typ, values, hashAttribute))
+				break
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// judgeReader runs a reader that is not ours. Its lines end in: id, its own fingerprint, the one that the record carries.
+func (j journal) judgeReader(t *testing.T, where string, script string, args ...string) {
+	t.Helper()
+	python := os.Getenv("MILLRACE_PYTHON")
+	if python == "" {
+		t.Fatal("MILLRACE_PYTHON names no Python with readers/requirements.txt in it: `make test` makes one")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, python, append([]string{"-B", script}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, tail(stderr.String(), 3000))
+	}
+	found := map[string]map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		if len(words) != 4 {
+			t.Fatalf("%s printed %q", script, line)
+		}
+		typ, id, computed, carried := words[0], words[1], words[2], words[3]
+		if computed != carried {
+			t.Errorf("%s: %s %s: it computes %s, the record carries %s", where, typ, id, computed, carried)
+		}
+		if found[typ] == nil {
+			found[typ] = map[string][]string{}
+		}
+		found[typ][id] = append(found[typ][id], computed)
+	}
+	for typ := range j {
+		if len(found[typ]) == 0 {
+			continue
+		}
+		j.judge(t, where, typ, found[typ])
+	}
+	if len(found) == 0 {
+		t.Errorf("%s: nothing was read", where)
+	}
+}
+
+// scanLake reads the lake back through `millrace sql`. Each column is asked for as text that stands in any format as it
+// is: null is nothing, everything else begins with an x; strings are in hexadecimal digits.
+func scanLake(t *testing.T, types *schema.Set, flags ...string) scanner {
+	t.Helper()
+	return func(_ context.Context, name string, fn func([]codec.Value) error) error {
+		typ := types.Get(name)
+		columns := make([]string, len(typ.Fields))
+		for i, f := range typ.Fields {
+			columns[i] = fmt.Sprintf("coalesce('x' || %s, '') as c%d", columnText(f), i)
+		}
+		query := "select " + strings.Join(columns, ", ") + " from " + name
+		out := command(t, nil, append([]string{"sql", "--format", "csv"}, append(slices.Clone(flags), query)...)...)
+		rows := csv.NewReader(bytes.NewReader(out))
+		rows.ReuseRecord = true
+		if _, err := rows.Read(); err != nil {
+			return fmt.Errorf("reading the header: %w", err)
+		}
+		for {
+			row, err := rows.Read()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			values, err := parseRow(typ, row)
+			if err == nil {
+				err = fn(values)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func columnText(f schema.Field) string {
+	switch f.Kind {
+	case schema.String:
+		return "hex(" + f.Name + ")"
+	case schema.Timestamp:
+		return "epoch_us(" + f.Name + ")"
+	case schema.Map:
+		return "coalesce(list_aggregate(list_transform(map_entries(" + f.Name +
+			"), lambda e: hex(e.key) || ':' || hex(e.value)), 'string_agg', ' '), '')"
+	default:
+		return "cast(" + f.Name + " as varchar)"
+	}
+}
+
+func parseRow(typ *schema.Type, row []string) ([]codec.Value, error) {
+	if len(row) != len(typ.Fields) {
+		return nil, fmt.Errorf("%d columns: %q", len(row), row)
+	}
+	values := make([]codec.Value, len(row))
+	for i, text := range row {
+		text, set := strings.CutPrefix(text, "x")
+		if !set {
+			continue
+		}
+		var err error
+		if values[i], err = parseValue(typ.Fields[i].Kind, text); err != nil {
+			return nil, fmt.Errorf("%s: %w", typ.Fields[i].Name, err)
+		}
+	}
+	return values, nil
+}
+
+func parseValue(kind schema.Kind, text string) (codec.Value, error) {
+	switch kind {
+	case schema.Bool:
+		b, err := strconv.ParseBool(text)
+		return codec.BoolValue(b), err
+	case schema.Int, schema.Long, schema.Timestamp:
+		n, err := strconv.ParseInt(text, 10, 64)
+		return codec.LongValue(n), err
+	case schema.Float, schema.Double:
+		f, err := strconv.ParseFloat(text, 64)
+		return codec.DoubleValue(f), err
+	case schema.Map:
+		pairs := map[string]string{}
+		for _, pair := range strings.Fields(text) {
+			k, v, _ := strings.Cut(pair, ":")
+			key, err := hex.DecodeString(k)
+			value, err2 := hex.DecodeString(v)
+			if err = errors.Join(err, err2); err != nil {
+				return codec.Value{}, err
+			}
+			pairs[string(key)] = string(value)
+		}
+		return codec.MapValue(pairs), nil
+	case schema.UUID:
+		return codec.StringValue(text), nil
+	default:
+		data, err := hex.DecodeString(text)
+		return codec.BytesValue(data), err
+	}
+}
