@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/avro"
 	"github.com/twmb/franz-go/pkg/sr"
 
 	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/pkg/telemetry"
 )
 
 // latest asks a registry for a subject's newest version.
@@ -284,4 +287,47 @@ func (c *Codec) ask(ctx context.Context, name string, call func(context.Context)
 func hasCode(err error, want *sr.Error) bool {
 	var re *sr.ResponseError
 	return errors.As(err, &re) && re.StatusCode == 404 && re.ErrorCode == want.Code
+}
+
+// Discover gives the data types that a registry has, by name: the latest version of every subject millrace.<type>-value
+// that is an annotated schema. A subject that is not is logged and left out.
+func Discover(ctx context.Context, cfg Config, tel telemetry.Set, opts ...sr.ClientOpt) ([]*schema.Type, error) {
+	none, err := schema.NewSet()
+	if err != nil {
+		return nil, err
+	}
+	c, err := New(cfg, none, tel, opts...)
+	if err != nil {
+		return nil, err
+	}
+	var subjects []string
+	err = c.ask(ctx, "subjects", func(ctx context.Context) (err error) {
+		subjects, err = c.cl.Subjects(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing subjects: %w", err)
+	}
+	slices.Sort(subjects)
+	var types []*schema.Type
+	for _, subject := range subjects {
+		if !strings.HasPrefix(subject, "millrace.") || !strings.HasSuffix(subject, "-value") {
+			continue
+		}
+		var s sr.SubjectSchema
+		err := c.ask(ctx, "latest", func(ctx context.Context) (err error) {
+			s, err = c.cl.SchemaByVersion(ctx, subject, latest)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("fetching latest version of %s: %w", subject, err)
+		}
+		t, err := schema.Parse([]byte(s.Schema.Schema))
+		if err != nil || t.Subject() != subject {
+			c.tel.Log.Warn("subject is not a data type", "subject", subject, "err", err)
+			continue
+		}
+		types = append(types, t)
+	}
+	return types, nil
 }
