@@ -88,11 +88,7 @@ func (t *Table) ValidThrough() time.Time {
 func (t *Table) Columns() []Column {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var cs []Column
-	for _, f := range t.ice.Schema().Fields() {
-		cs = append(cs, Column{ID: f.ID, Name: f.Name, Type: f.Type.String(), Required: f.Required})
-	}
-	return cs
+	return columnsOf(t.ice.Schema())
 }
 
 // Column is one column of a table.
@@ -233,4 +229,21 @@ func (p partitioner) folder(q int64) string {
 		return p.name + "=" + at.Format("2006-01-02")
 	}
 	return p.name + "=" + at.Format("2006-01-02-15")
+}
+
+// ColumnsOf lists the columns that a type's table is made with.
+func ColumnsOf(t *schema.Type) ([]Column, error) {
+	s, err := shapeOf(t)
+	if err != nil {
+		return nil, err
+	}
+	return columnsOf(s.schema), nil
+}
+
+func columnsOf(sc *iceberg.Schema) []Column {
+	var cs []Column
+	for _, f := range sc.Fields() {
+		cs = append(cs, Column{ID: f.ID, Name: f.Name, Type: f.Type.String(), Required: f.Required})
+	}
+	return cs
 }
