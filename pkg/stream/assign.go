@@ -1,0 +1,305 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace/millrace/pkg/stream/ledger"
+)
+
+// assigned takes new partitions on. Where they start is found out in adjust, which follows.
+func (c *Consumer) assigned(m map[string][]int32) {
+	<-c.ready
+	c.metrics.rebalances.Inc()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.joined = true
+	for _, k := range keysOf(m) {
+		if c.parts[k] == nil {
+			c.parts[k] = newPart(c, k)
+		}
+	}
+}
+
+// adjust replaces every start that the group gives by an explicit one, so that no position is a guess of the client.
+// Its context ends when the group wants the partitions back; it is asked again if they stay.
+func (c *Consumer) adjust(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	<-c.ready
+	starts := make(map[string]map[int32]kgo.Offset, len(offsets))
+	for topic, partitions := range offsets {
+		starts[topic] = make(map[int32]kgo.Offset, len(partitions))
+		want := make([]ledger.Key, 0, len(partitions))
+		for p := range partitions {
+			want = append(want, ledger.Key{Topic: topic, Partition: p})
+		}
+		found, err := c.locate(ctx, topic, want, func(p int32) (int64, bool) {
+			at := partitions[p].EpochOffset().Offset
+			return at, at >= 0
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range want {
+			pos := found[k]
+			if pos.problem != "" {
+				c.stop(k, pos.problem)
+				continue // without an offset the client does not read it
+			}
+			c.begin(k, pos)
+			starts[topic][k.Partition] = kgo.NewOffset().At(pos.from).WithEpoch(-1)
+		}
+	}
+	return starts, nil
+}
+
+// position is where a partition starts.
+type position struct {
+	next       int64 // the first offset that is not done
+	from       int64 // where to read: next, or the log's start where that is later
+	start, end int64 // of the log
+	problem    string
+}
+
+// locate finds where partitions of a topic start, and waits while Kafka or the Keeper do not answer.
+func (c *Consumer) locate(ctx context.Context, topic string, keys []ledger.Key, committed func(int32) (int64, bool)) (map[ledger.Key]position, error) {
+	var found map[ledger.Key]position
+	err := c.persist(ctx, "finding where to start", func(ctx context.Context) error {
+		if c.keeper != nil {
+			partitions := make([]int32, len(keys))
+			for i, k := range keys {
+				partitions[i] = k.Partition
+			}
+			kept, err := c.keeper.Assigned(ctx, topic, partitions)
+			if err != nil {
+				return fmt.Errorf("asking the destination for its offsets: %w", err)
+			}
+			committed = func(p int32) (int64, bool) { at, ok := kept[p]; return at, ok }
+		}
+		starts, ends, err := c.bounds(ctx, topic)
+		if err != nil {
+			return err
+		}
+		found = make(map[ledger.Key]position, len(keys))
+		for _, k := range keys {
+			start, ok1 := starts.Lookup(topic, k.Partition)
+			end, ok2 := ends.Lookup(topic, k.Partition)
+			if !ok1 || !ok2 {
+				return fmt.Errorf("partition %d of topic %s has no offsets", k.Partition, topic)
+			}
+			if start.Err != nil {
+				return start.Err
+			}
+			if end.Err != nil {
+				return end.Err
+			}
+			found[k] = c.place(k, start.Offset, end.Offset, committed)
+		}
+		return nil
+	})
+	return found, err
+}
+
+func (c *Consumer) bounds(ctx context.Context, topic string) (starts, ends kadm.ListedOffsets, err error) {
+	if starts, err = c.admin.ListStartOffsets(ctx, topic); err != nil {
+		return nil, nil, fmt.Errorf("listing start offsets: %w", err)
+	}
+	if ends, err = c.admin.ListEndOffsets(ctx, topic); err != nil {
+		return nil, nil, fmt.Errorf("listing end offsets: %w", err)
+	}
+	return starts, ends, nil
+}
+
+// place decides where one partition starts. Records that retention took before they were read are gone, so waiting
+// would not help: they are counted and named, and reading goes on at the log's start. A position beyond the log's end
+// means that this is not the log it was: reading on would skip or repeat, so the partition stops.
+func (c *Consumer) place(k ledger.Key, start, end int64, committed func(int32) (int64, bool)) position {
+	pos := position{next: start, from: start, start: start, end: end}
+	at, ok := committed(k.Partition)
+	switch {
+	case !ok:
+	case at > end:
+		c.tel.Log.Error("committed offset is beyond the log's end: the topic was made anew or lost records; reading stops",
+			"topic", k.Topic, "partition", k.Partition, "committed", at, "end", end)
+		c.metrics.stopped.WithLabelValues(k.Topic, stateRecreated).Inc()
+		pos.problem = stateRecreated
+	case at < start:
+		c.expired(k, at, start)
+		pos.next = at
+	default:
+		pos.next, pos.from = at, at
+	}
+	return pos
+}
+
+// expired counts records that were deleted before they were read.
+func (c *Consumer) expired(k ledger.Key, position, start int64) {
+	c.metrics.expired.WithLabelValues(k.Topic).Add(float64(start - position))
+	c.tel.Log.Error("records expired before they were read; reading goes on at the log's start",
+		"topic", k.Topic, "partition", k.Partition, "position", position, "log_start", start, "lost", start-position)
+}
+
+// begin starts the stages of a partition under a new claim.
+func (c *Consumer) begin(k ledger.Key, pos position) *part {
+	c.mu.Lock()
+	old := c.parts[k]
+	p := newPart(c, k)
+	p.claim = c.ledger.Assign(k, pos.next)
+	p.state = stateRunning
+	p.polled, p.start, p.end = pos.next, pos.start, pos.end
+	c.parts[k] = p
+	c.mu.Unlock()
+	if old != nil {
+		old.halt()
+	}
+	c.budget.join(p)
+	c.resume(p) // a pause outlives the assignment that it was for
+	p.launch()
+	return p
+}
+
+// stop keeps a partition assigned and unread, for a person to look at.
+func (c *Consumer) stop(k ledger.Key, why string) {
+	c.mu.Lock()
+	p := c.parts[k]
+	if p == nil {
+		p = newPart(c, k)
+		c.parts[k] = p
+	}
+	p.state = why
+	c.mu.Unlock()
+	c.pause(p)
+}
+
+// revoked drains partitions, commits what came of it and lets them go, all within a bounded time.
+func (c *Consumer) revoked(base context.Context, m map[string][]int32) {
+	<-c.ready
+	keys := keysOf(m)
+	if len(keys) == 0 {
+		return
+	}
+	c.metrics.rebalances.Inc()
+	ctx, cancel := context.WithTimeout(base, c.cfg.Drain)
+	defer cancel()
+	c.drain(ctx, keys)
+	commit, cancelCommit := context.WithTimeout(base, leaveTimeout)
+	defer cancelCommit()
+	if err := c.commitNow(commit); err != nil {
+		c.tel.Log.Warn("committing before partitions are given up; they will be read again", "err", err)
+	}
+	c.release(keys)
+}
+
+// lost lets partitions go that may be another member's by now: nothing of them may be committed.
+func (c *Consumer) lost(m map[string][]int32) {
+	<-c.ready
+	keys := keysOf(m)
+	if len(keys) > 0 {
+		c.metrics.rebalances.Inc()
+		c.tel.Log.Warn("partitions were lost; what was in flight is read again by their next owner", "partitions", len(keys))
+	}
+	c.release(keys)
+}
+
+// drain lets what the sink has finish; what was not yet handed over is dropped and read again by the next owner.
+func (c *Consumer) drain(ctx context.Context, keys []ledger.Key) {
+	var parts []*part
+	c.mu.Lock()
+	for _, k := range keys {
+		if p := c.parts[k]; p != nil && p.state == stateRunning {
+			p.state = stateDraining
+			parts = append(parts, p)
+		}
+	}
+	c.mu.Unlock()
+	for _, p := range parts {
+		p.close()
+	}
+	if c.keeper == nil {
+		for _, p := range parts {
+			p.wait(ctx)
+		}
+		return
+	}
+	// A Keeper's batches are done only with its commit: first it must have all that is on the way to it.
+	topics := map[string][]int32{}
+	for _, p := range parts {
+		if p.wait(ctx) {
+			topics[p.key.Topic] = append(topics[p.key.Topic], p.key.Partition)
+		}
+	}
+	for topic, partitions := range topics {
+		if err := c.keeper.Revoked(ctx, topic, partitions); err != nil {
+			c.tel.Log.Warn("making held batches durable before partitions are given up", "topic", topic, "err", err)
+		}
+	}
+	for _, p := range parts {
+		p.wait(ctx)
+	}
+}
+
+// release forgets partitions. Acknowledgements that come later are void.
+func (c *Consumer) release(keys []ledger.Key) {
+	var parts []*part
+	c.mu.Lock()
+	for _, k := range keys {
+		if p := c.parts[k]; p != nil {
+			delete(c.parts, k)
+			c.ledger.Revoke(p.claim)
+			p.state = stateGone
+			parts = append(parts, p)
+		}
+	}
+	c.mu.Unlock()
+	for _, p := range parts {
+		p.halt()
+	}
+	if c.keeper == nil {
+		return
+	}
+	// A write that is still on its way would be accepted after the Keeper forgot the partition.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for _, p := range parts {
+		p.wait(ctx)
+		c.keeper.Lost(p.key.Topic, []int32{p.key.Partition})
+	}
+}
+
+func (c *Consumer) owned() []ledger.Key {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	keys := make([]ledger.Key, 0, len(c.parts))
+	for k := range c.parts {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+func (c *Consumer) pause(p *part) {
+	c.client.PauseFetchPartitions(map[string][]int32{p.key.Topic: {p.key.Partition}})
+}
+
+// resume reads a partition again, unless it was stopped.
+func (c *Consumer) resume(p *part) {
+	c.mu.Lock()
+	running := p.state == stateRunning
+	c.mu.Unlock()
+	if !running {
+		return
+	}
+	c.client.ResumeFetchPartitions(map[string][]int32{p.key.Topic: {p.key.Partition}})
+}
+
+func keysOf(m map[string][]int32) []ledger.Key {
+	var keys []ledger.Key
+	for topic, partitions := range m {
+		for _, p := range partitions {
+			keys = append(keys, ledger.Key{Topic: topic, Partition: p})
+		}
+	}
+	return keys
+}

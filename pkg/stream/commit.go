@@ -1,0 +1,117 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace/millrace/pkg/stream/ledger"
+)
+
+// errStale stops a commit that was overtaken on its way to the broker.
+var errStale = errors.New("the commit was overtaken by a rebalance")
+
+func (c *Consumer) commitLoop(ctx context.Context) {
+	tick := time.NewTicker(c.cfg.Commit)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		// A commit under way is not cancelled: its outcome would be unknown, and it could arrive after a later one.
+		commit, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+		err := c.commitNow(commit)
+		cancel()
+		if err != nil && !errors.Is(err, errStale) && c.quiet.allow("committing") {
+			c.tel.Log.Warn("committing offsets; the next interval tries again", "err", err)
+		}
+	}
+}
+
+// commitNow commits whatever is durable and not committed.
+//
+// What makes a late commit harmless is the order of three things: the client writes the group's generation into the
+// request, then calls back below, then sends. A partition that is given up is revoked in the ledger before the client
+// can learn of a new generation. So a request whose claims are all good bears the generation they belong to, and the
+// broker refuses it if that has passed.
+func (c *Consumer) commitNow(ctx context.Context) error {
+	select {
+	case c.commit <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for another commit: %w", ctx.Err())
+	}
+	defer func() { <-c.commit }()
+	positions := map[ledger.Key]ledger.Position{}
+	offsets := map[string]map[int32]kgo.EpochOffset{}
+	c.mu.Lock()
+	for _, pos := range c.ledger.Uncommitted() {
+		k := pos.Claim.Key
+		positions[k] = pos
+		if offsets[k.Topic] == nil {
+			offsets[k.Topic] = map[int32]kgo.EpochOffset{}
+		}
+		offsets[k.Topic][k.Partition] = kgo.EpochOffset{Epoch: pos.Mark.LeaderEpoch, Offset: pos.Offset}
+	}
+	c.mu.Unlock()
+	if len(positions) == 0 {
+		return nil
+	}
+	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error { return c.check(req, positions) })
+	var result error
+	c.client.CommitOffsetsSync(ctx, offsets,
+		func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+			if err != nil {
+				result = err
+				return
+			}
+			result = c.commitDone(resp, positions)
+		})
+	if result != nil && !errors.Is(result, errStale) {
+		c.metrics.commitErrors.Inc()
+	}
+	return result
+}
+
+// check is the last look before a commit is sent. It also puts the append time of the last committed record into the
+// commit's metadata, from which a lag monitor gets an upper bound without reading the record.
+func (c *Consumer) check(req *kmsg.OffsetCommitRequest, positions map[ledger.Key]ledger.Position) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range req.Topics {
+		topic := &req.Topics[i]
+		for j := range topic.Partitions {
+			partition := &topic.Partitions[j]
+			pos, ok := positions[ledger.Key{Topic: topic.Topic, Partition: partition.Partition}]
+			if !ok || !c.ledger.Current(pos) {
+				return errStale
+			}
+			meta := "t=" + strconv.FormatInt(pos.Mark.Time, 10)
+			partition.Metadata = &meta
+		}
+	}
+	return nil
+}
+
+func (c *Consumer) commitDone(resp *kmsg.OffsetCommitResponse, positions map[ledger.Key]ledger.Position) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var errs []error
+	for _, topic := range resp.Topics {
+		for _, partition := range topic.Partitions {
+			if err := kerr.ErrorForCode(partition.ErrorCode); err != nil {
+				errs = append(errs, fmt.Errorf("partition %d of %s: %w", partition.Partition, topic.Topic, err))
+				continue
+			}
+			c.ledger.Committed(positions[ledger.Key{Topic: topic.Topic, Partition: partition.Partition}])
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,77 @@
+package stream
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/millrace/millrace/pkg/config"
+)
+
+// Config bounds what the runtime holds and how long it waits.
+type Config struct {
+	Batch    Batching      `yaml:"batch"`
+	Memory   config.Bytes  `yaml:"memory"`    // of all records held, over all partitions; at it, partitions are paused
+	InFlight int           `yaml:"in_flight"` // batches of one partition that a sink may have at once
+	Commit   time.Duration `yaml:"commit"`    // interval of commits
+	Drain    time.Duration `yaml:"drain"`     // for what is in flight, at a stop or when a partition is taken away
+	Stall    time.Duration `yaml:"stall"`     // not ready when a partition waits this long without progress
+	Retry    Retry         `yaml:"retry"`
+}
+
+// Batching says when a batch is full.
+type Batching struct {
+	Records int           `yaml:"records"`
+	Bytes   config.Bytes  `yaml:"bytes"`
+	Age     time.Duration `yaml:"age"` // of its first record's arrival here
+}
+
+// Retry says how a failed write is tried again: for ever, after a random time between nothing and a bound that
+// doubles from Min to Max.
+type Retry struct {
+	Min     time.Duration `yaml:"min"`
+	Max     time.Duration `yaml:"max"`
+	Attempt time.Duration `yaml:"attempt"` // time-out of one attempt
+	Breaker int           `yaml:"breaker"` // failures in a row after which a topic's writes stop but for single probes
+}
+
+// Default suits stores that answer within seconds.
+func Default() Config {
+	return Config{
+		Batch:    Batching{Records: 5000, Bytes: 4 << 20, Age: time.Second},
+		Memory:   256 << 20,
+		InFlight: 4,
+		Commit:   time.Second,
+		Drain:    20 * time.Second,
+		Stall:    2 * time.Minute,
+		Retry:    Retry{Min: 100 * time.Millisecond, Max: 30 * time.Second, Attempt: 30 * time.Second, Breaker: 5},
+	}
+}
+
+// Validate reports every mistake at once, in the operator's words.
+func (c Config) Validate() error {
+	var errs []error
+	positive := func(key string, ok bool, value any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("stream.%s is %v: it must be more than 0", key, value))
+		}
+	}
+	positive("batch.records", c.Batch.Records > 0, c.Batch.Records)
+	positive("batch.bytes", c.Batch.Bytes > 0, c.Batch.Bytes)
+	positive("batch.age", c.Batch.Age > 0, c.Batch.Age)
+	positive("memory", c.Memory > 0, c.Memory)
+	positive("in_flight", c.InFlight > 0, c.InFlight)
+	positive("commit", c.Commit > 0, c.Commit)
+	positive("drain", c.Drain > 0, c.Drain)
+	positive("stall", c.Stall > 0, c.Stall)
+	positive("retry.min", c.Retry.Min > 0, c.Retry.Min)
+	positive("retry.attempt", c.Retry.Attempt > 0, c.Retry.Attempt)
+	positive("retry.breaker", c.Retry.Breaker > 0, c.Retry.Breaker)
+	if c.Retry.Max < c.Retry.Min {
+		errs = append(errs, fmt.Errorf("stream.retry.max is %v: it must be at least stream.retry.min (%v)", c.Retry.Max, c.Retry.Min))
+	}
+	if c.Memory > 0 && c.Memory < 2*c.Batch.Bytes {
+		errs = append(errs, fmt.Errorf("stream.memory is %d: it must hold at least two of stream.batch.bytes (%d)", c.Memory, c.Batch.Bytes))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,290 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/failsafe-go/failsafe-go"
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+	"github.com/failsafe-go/failsafe-go/retrypolicy"
+)
+
+type breaker = circuitbreaker.CircuitBreaker[any]
+
+// newBreaker makes the breaker of one topic's writes: while it is open, the retries of all its partitions wait, and
+// one at a time probes. That is the budget of retries: a destination that is down sees single calls, not the backlog.
+func (c *Consumer) newBreaker(topic string) breaker {
+	return circuitbreaker.NewBuilder[any]().
+		HandleIf(func(_ any, err error) bool { return isOutage(err) }).
+		WithFailureThreshold(uint(c.cfg.Retry.Breaker)). //nolint:gosec // validated
+		WithSuccessThreshold(1).
+		WithDelay(min(c.cfg.Retry.Max, 5*time.Second)).
+		OnStateChanged(func(e circuitbreaker.StateChangedEvent) {
+			if e.NewState == circuitbreaker.OpenState && e.OldState == circuitbreaker.ClosedState {
+				c.tel.Log.Warn("writes keep failing; single probes until one succeeds", "topic", topic)
+			}
+			if e.NewState == circuitbreaker.ClosedState {
+				c.tel.Log.Info("writes succeed again", "topic", topic)
+			}
+		}).
+		Build()
+}
+
+// isOutage says whether trying again can help, which is the default.
+func isOutage(err error) bool {
+	var partial *PartialError
+	return err != nil && !errors.As(err, &partial) && !errors.Is(err, ErrReseek) && !errors.Is(err, errGone)
+}
+
+// errGone ends the work on a batch whose partition was given up.
+var errGone = errors.New("the partition was given up")
+
+// backoff gives a random time under a bound that doubles with each failure.
+func (c *Consumer) backoff(failures int) time.Duration {
+	bound := c.cfg.Retry.Max
+	if failures < 20 {
+		bound = min(bound, c.cfg.Retry.Min<<max(0, failures-1))
+	}
+	return time.Millisecond + rand.N(bound) //nolint:gosec // jitter needs no secrecy
+}
+
+// persist tries until f succeeds or ctx ends, which is its only error.
+func (c *Consumer) persist(ctx context.Context, what string, f func(context.Context) error) error {
+	for failures := 1; ; failures++ {
+		attempt, cancel := context.WithTimeout(ctx, c.cfg.Retry.Attempt)
+		err := f(attempt)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		c.metrics.retries.WithLabelValues(what).Inc()
+		if c.quiet.allow(what) {
+			c.tel.Log.Warn("waiting and trying again", "what", what, "failures", failures, "err", err)
+		}
+		if err := sleep(ctx, c.backoff(failures)); err != nil {
+			return err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// write hands batches over in order: the next one's first try comes when this one was accepted.
+func (p *part) write(ctx context.Context) {
+	for b := range p.out {
+		if p.c.keeper == nil { // a Keeper's dones come only with its commit
+			select {
+			case p.slots <- struct{}{}:
+			case <-ctx.Done():
+				continue // only until out is closed
+			}
+		}
+		accepted := make(chan struct{})
+		p.work(func() {
+			d := delivery{part: p, batch: b, accepted: accepted}
+			d.run(ctx)
+			d.accept()
+			if p.c.keeper == nil {
+				<-p.slots
+			}
+		})
+		select {
+		case <-accepted:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// delivery is one batch on its way to being durable.
+type delivery struct {
+	*part
+	batch    *batch
+	accepted chan struct{}
+	once     atomic.Bool
+	attempts int
+	failed   time.Time // the first time
+}
+
+func (d *delivery) accept() {
+	if d.once.CompareAndSwap(false, true) {
+		close(d.accepted)
+	}
+}
+
+func (d *delivery) run(ctx context.Context) {
+	b := d.batch
+	if d.c.bury(ctx, b.dead) != nil {
+		return
+	}
+	b.dead = nil
+	if len(b.Records) == 0 && d.c.keeper == nil {
+		d.resolve(nil)
+		return
+	}
+	retry := retrypolicy.NewBuilder[any]().
+		HandleIf(func(_ any, err error) bool { return isOutage(err) }).
+		AbortIf(func(any, error) bool { return ctx.Err() != nil }).
+		WithMaxRetries(-1).
+		WithDelayFunc(func(e failsafe.ExecutionAttempt[any]) time.Duration { return d.c.backoff(e.Attempts()) }).
+		OnRetryScheduled(func(e failsafe.ExecutionScheduledEvent[any]) { d.retrying(e) }).
+		Build()
+	err := failsafe.With(retry, d.c.breakers[d.key.Topic]).WithContext(ctx).Run(func() error { return d.attempt(ctx) })
+	d.setWaiting("")
+	if d.c.keeper != nil && err == nil {
+		return // done comes later
+	}
+	d.conclude(ctx, err)
+}
+
+// conclude acts on how the batch ended.
+func (d *delivery) conclude(ctx context.Context, err error) {
+	var partial *PartialError
+	switch {
+	case err == nil:
+		d.resolve(nil)
+	case errors.As(err, &partial):
+		if d.c.bury(ctx, d.refused(partial)) == nil {
+			d.resolve(partial)
+		}
+	case ctx.Err() != nil:
+	case errors.Is(err, ErrReseek), d.c.keeper != nil:
+		d.c.restart(d.part, err)
+	default: // not reached: any other error is tried again
+		d.c.tel.Log.Error("writing a batch", "topic", d.key.Topic, "partition", d.key.Partition, "first", d.batch.First, "err", err)
+	}
+}
+
+func (d *delivery) retrying(e failsafe.ExecutionScheduledEvent[any]) {
+	if errors.Is(e.LastError(), circuitbreaker.ErrOpen) {
+		return
+	}
+	d.c.metrics.retries.WithLabelValues("writing").Inc()
+	d.setWaiting("writing")
+	if d.c.quiet.allow("writing " + d.key.Topic) {
+		d.c.tel.Log.Warn("writing a batch failed; it is tried again", "topic", d.key.Topic, "partition", d.key.Partition,
+			"first", d.batch.First, "records", len(d.batch.Records), "attempt", d.attempts, "err", e.LastError())
+	}
+}
+
+// attempt is one try: Write, and unless the sink is a Keeper its done.
+func (d *delivery) attempt(ctx context.Context) error {
+	select {
+	case d.writing <- struct{}{}:
+	case <-ctx.Done():
+		return errGone
+	}
+	d.attempts++
+	attempt, cancel := context.WithTimeout(ctx, d.c.cfg.Retry.Attempt)
+	defer cancel()
+	result := make(chan error, 1)
+	var called atomic.Bool
+	begun := time.Now()
+	err := d.call(attempt, func(err error) {
+		if !called.CompareAndSwap(false, true) {
+			d.c.tel.Log.Error("the sink called done twice", "topic", d.key.Topic, "partition", d.key.Partition)
+			return
+		}
+		if d.c.keeper != nil {
+			d.kept(ctx, err)
+			return
+		}
+		result <- err
+	})
+	<-d.writing
+	if err == nil {
+		d.accept()
+		if d.c.keeper != nil {
+			d.handedOver()
+			return nil
+		}
+		select { // a cancelled attempt ends in done, too: that is the sink's duty
+		case err = <-result:
+		case <-ctx.Done():
+			return errGone
+		}
+	}
+	d.c.metrics.writeSeconds.Observe(time.Since(begun).Seconds())
+	if err != nil && d.failed.IsZero() {
+		d.failed = time.Now()
+	}
+	return err
+}
+
+// call keeps a panic of the sink from taking the process, and the other partitions, with it. It counts as a failure of
+// the batch, which is tried again: that it may be one record's fault is for the bisecting of batches, which comes here.
+func (d *delivery) call(ctx context.Context, done func(error)) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			d.c.metrics.panics.Inc()
+			err = fmt.Errorf("the sink panicked: %v\n%.2000s", r, debug.Stack())
+		}
+	}()
+	return d.c.sink.Write(ctx, d.batch.Batch, done)
+}
+
+// handedOver gives a Keeper's batch out of the runtime's budget: its bytes are the Keeper's from here.
+func (d *delivery) handedOver() {
+	d.c.budget.release(d.part, d.batch.held)
+	d.c.mu.Lock()
+	d.progress = time.Now()
+	d.c.mu.Unlock()
+}
+
+// kept is a Keeper's done, which may come from any of its goroutines, under its locks.
+func (d *delivery) kept(ctx context.Context, err error) {
+	if err == nil {
+		d.resolve(nil)
+		return
+	}
+	d.work(func() { d.conclude(ctx, err) })
+}
+
+// resolve enters the batch into the ledger: it is durable, but for what is among the dead letters.
+func (d *delivery) resolve(partial *PartialError) {
+	b := d.batch
+	c := d.c
+	c.mu.Lock()
+	valid := c.ledger.Valid(b.claim)
+	if valid && c.ledger.Done(b.claim, b.First, b.Next, b.mark) {
+		durable, _, _ := c.ledger.Durable(b.claim)
+		d.progress = time.Now()
+		for len(d.heads) > 0 && d.heads[0].next <= durable {
+			d.heads = d.heads[1:]
+		}
+	}
+	c.mu.Unlock()
+	if !valid {
+		c.metrics.late.Inc()
+		return
+	}
+	if c.keeper == nil {
+		c.budget.release(d.part, b.held)
+	}
+	now := time.Now().UnixMicro()
+	applied := c.metrics.applied.WithLabelValues(b.Topic)
+	latency := c.metrics.latency.WithLabelValues(b.Topic)
+	for i := range b.Records {
+		if partial != nil && partial.Failed[i] != nil {
+			continue
+		}
+		applied.Inc()
+		latency.Observe(float64(max(0, now-b.Records[i].TimeMicros())) / 1e6)
+	}
+}

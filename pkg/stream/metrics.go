@@ -1,0 +1,137 @@
+package stream
+
+import (
+	"errors"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	applied, dead, expired, truncated, stopped, reseeks *prometheus.CounterVec
+	retries, pollErrors                                 *prometheus.CounterVec
+	rebalances, late, panics, commitErrors              prometheus.Counter
+	latency                                             *prometheus.HistogramVec
+	batchRecords, writeSeconds                          prometheus.Histogram
+}
+
+// newMetrics registers a consumer's metrics, each with the label consumer.
+func newMetrics(reg prometheus.Registerer, c *Consumer) (*metrics, error) {
+	reg = prometheus.WrapRegistererWith(prometheus.Labels{"consumer": c.name}, reg)
+	var errs []error
+	add := func(col prometheus.Collector) { errs = append(errs, reg.Register(col)) }
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "millrace_stream_" + name, Help: help}, labels)
+		add(v)
+		return v
+	}
+	counter := func(name, help string) prometheus.Counter {
+		v := prometheus.NewCounter(prometheus.CounterOpts{Name: "millrace_stream_" + name, Help: help})
+		add(v)
+		return v
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		v := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "millrace_stream_" + name, Help: help, Buckets: buckets})
+		add(v)
+		return v
+	}
+	m := &metrics{
+		applied:      counters("applied_records_total", "Records that the destination made durable.", "topic"),
+		dead:         counters("dead_letters_total", "Records written to the dead-letter topic.", "topic", "reason"),
+		expired:      counters("expired_records_total", "Records that retention deleted before they were read.", "topic"),
+		truncated:    counters("truncated_records_total", "Records read that the log then lost.", "topic"),
+		stopped:      counters("stopped_partitions_total", "Partitions whose reading stopped.", "topic", "reason"),
+		reseeks:      counters("reseeks_total", "Partitions that started again from the destination's offset.", "topic"),
+		retries:      counters("retries_total", "Attempts that failed and came again.", "what"),
+		pollErrors:   counters("poll_errors_total", "Errors of polls.", "topic"),
+		rebalances:   counter("rebalances_total", "Partitions were assigned, revoked or lost."),
+		late:         counter("late_acknowledgements_total", "Acknowledgements that came after the partition was given up, and were void."),
+		panics:       counter("sink_panics_total", "Panics of the sink that were caught."),
+		commitErrors: counter("commit_errors_total", "Commits that failed."),
+		batchRecords: histogram("batch_records", "Records of a batch.", prometheus.ExponentialBuckets(1, 4, 8)),
+		writeSeconds: histogram("write_seconds", "Time of an attempt, from Write to done.", prometheus.ExponentialBuckets(0.001, 4, 10)),
+	}
+	m.latency = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "millrace_stream_latency_seconds", Help: "Time from a record's event to its being durable in the destination.",
+		Buckets: []float64{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 21600},
+	}, []string{"topic"})
+	add(m.latency)
+	add(&partitionCollector{c: c})
+	return m, errors.Join(errs...)
+}
+
+// partitionCollector reads the partitions' offsets when it is asked, so that no series of a partition outlives it.
+type partitionCollector struct{ c *Consumer }
+
+func partitionDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("millrace_stream_"+name, help, []string{"topic", "partition"}, nil)
+}
+
+func (p *partitionCollector) descs() [5]*prometheus.Desc {
+	return [5]*prometheus.Desc{
+		partitionDesc("fetched_offset", "One past the last offset taken in."),
+		partitionDesc("applied_offset", "End of the contiguous prefix that the destination made durable."),
+		partitionDesc("committed_offset", "Last committed offset."),
+		partitionDesc("end_offset", "End of what may be read, as of the last fetch."),
+		partitionDesc("running", "1 where the partition is read, 0 where it is not."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (p *partitionCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range p.descs() {
+		ch <- d
+	}
+	ch <- heldDesc()
+	ch <- pausedDesc()
+}
+
+func heldDesc() *prometheus.Desc {
+	return prometheus.NewDesc("millrace_stream_held_bytes", "Bytes of the records held.", nil, nil)
+}
+
+func pausedDesc() *prometheus.Desc {
+	return prometheus.NewDesc("millrace_stream_paused_partitions", "Partitions paused at the memory's bound.", nil, nil)
+}
+
+// Collect implements prometheus.Collector.
+func (p *partitionCollector) Collect(ch chan<- prometheus.Metric) {
+	descs := p.descs()
+	for _, s := range p.c.Status() {
+		running := int64(0)
+		if s.State == stateRunning {
+			running = 1
+		}
+		for i, v := range [5]int64{s.Fetched, s.Applied, s.Committed, s.End, running} {
+			if v < 0 {
+				continue // not known yet
+			}
+			ch <- prometheus.MustNewConstMetric(descs[i], prometheus.GaugeValue, float64(v), s.Topic, strconv.Itoa(int(s.Partition)))
+		}
+	}
+	held, paused := p.c.budget.held()
+	ch <- prometheus.MustNewConstMetric(heldDesc(), prometheus.GaugeValue, float64(held))
+	ch <- prometheus.MustNewConstMetric(pausedDesc(), prometheus.GaugeValue, float64(paused))
+}
+
+// quiet lets one line per kind pass in 30 s.
+type quiet struct {
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+func (q *quiet) allow(kind string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	if last, ok := q.last[kind]; ok && now.Sub(last) < 30*time.Second {
+		return false
+	}
+	if q.last == nil {
+		q.last = map[string]time.Time{}
+	}
+	q.last[kind] = now
+	return true
+}

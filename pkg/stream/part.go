@@ -1,0 +1,327 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace/millrace/pkg/codec"
+	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/pkg/stream/ledger"
+)
+
+// States of a partition, as Status shows them.
+const (
+	stateStarting  = "starting"  // assigned, and where to start is being found out
+	stateRunning   = "running"   //
+	stateDraining  = "draining"  // being given up
+	stateSeeking   = "seeking"   // starting again from another offset
+	stateRecreated = "recreated" // stopped: the topic is not the one it was
+	stateOversized = "oversized" // stopped: a batch decompresses past the bound
+	stateGone      = "gone"
+)
+
+// part is one partition under one claim. A partition that starts again is another part.
+type part struct {
+	c      *Consumer
+	key    ledger.Key
+	typ    *schema.Type
+	claim  ledger.Claim
+	cancel context.CancelFunc // ends everything
+	close  context.CancelFunc // ends the intake; what was handed over goes on
+
+	notify  chan struct{} // something is in the queue
+	out     chan *batch   // from decoding to writing
+	writing chan struct{} // one token: the partition's calls of Write follow each other
+	slots   chan struct{} // batches that the sink may have at once
+
+	// Under Consumer.mu.
+	state    string
+	queue    []*kgo.Record
+	polled   int64 // one past the last offset taken from the client
+	start    int64 // of the log
+	end      int64 // of what may be read, as of the last fetch
+	heads    []head
+	opened   time.Time // append time of the first record of the batch being filled
+	progress time.Time // of the durable prefix, or of what a Keeper accepted
+	waiting  string    // what it waits for, where that is an outage
+	busy     int       // goroutines at work
+	changed  chan struct{}
+}
+
+// head is when the first record of a batch that is not durable yet was appended.
+type head struct {
+	next int64
+	time time.Time
+}
+
+// batch is a Batch on its way.
+type batch struct {
+	Batch
+	claim ledger.Claim
+	dead  []letter
+	mark  ledger.Mark
+	begun time.Time
+	first time.Time // append time of the first record
+	held  int       // bytes against the budget
+}
+
+func newPart(c *Consumer, k ledger.Key) *part {
+	return &part{
+		c: c, key: k, typ: c.types[k.Topic], state: stateStarting, progress: time.Now(),
+		notify: make(chan struct{}, 1), out: make(chan *batch), writing: make(chan struct{}, 1),
+		slots: make(chan struct{}, c.cfg.InFlight), changed: make(chan struct{}),
+		cancel: func() {}, close: func() {}, polled: -1, start: -1, end: -1,
+	}
+}
+
+// launch starts the stages.
+func (p *part) launch() {
+	ctx, cancel := p.c.life()
+	intake, stop := context.WithCancel(ctx)
+	p.c.mu.Lock()
+	p.cancel, p.close = cancel, stop
+	gone := p.state == stateGone
+	p.c.mu.Unlock()
+	if gone { // released in between
+		cancel()
+	}
+	p.work(func() { p.decode(intake) })
+	p.work(func() { p.write(ctx) })
+}
+
+// halt ends everything at once.
+func (p *part) halt() {
+	p.c.mu.Lock()
+	cancel := p.cancel
+	p.queue = nil
+	p.c.mu.Unlock()
+	cancel()
+	p.c.budget.leave(p)
+}
+
+// work runs f on a goroutine that wait waits for.
+func (p *part) work(f func()) {
+	p.c.mu.Lock()
+	p.busy++
+	p.c.mu.Unlock()
+	p.c.spawn(func(context.Context) {
+		defer func() {
+			p.c.mu.Lock()
+			p.busy--
+			close(p.changed)
+			p.changed = make(chan struct{})
+			p.c.mu.Unlock()
+		}()
+		f()
+	})
+}
+
+// wait waits until no stage is at work.
+func (p *part) wait(ctx context.Context) bool {
+	for {
+		p.c.mu.Lock()
+		busy, changed := p.busy, p.changed
+		p.c.mu.Unlock()
+		if busy == 0 {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// accept puts records into the queue. It never waits: the budget bounds what comes.
+func (p *part) accept(f *kgo.FetchPartition) {
+	bytes := 0
+	for _, r := range f.Records {
+		bytes += sizeOf(r)
+	}
+	p.c.mu.Lock()
+	if p.status().Lag() == 0 {
+		p.progress = time.Now() // what comes now has not waited yet
+	}
+	p.start, p.end = max(p.start, f.LogStartOffset), max(f.LastStableOffset, 0)
+	ok := len(f.Records) > 0 && p.state == stateRunning
+	if ok {
+		p.queue = append(p.queue, f.Records...)
+		p.polled = f.Records[len(f.Records)-1].Offset + 1
+	}
+	p.c.mu.Unlock()
+	if !ok {
+		return
+	}
+	p.c.budget.add(p, bytes)
+	select {
+	case p.notify <- struct{}{}:
+	default:
+	}
+}
+
+func (p *part) take() []*kgo.Record {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	q := p.queue
+	p.queue = nil
+	return q
+}
+
+// sizeOf is what a record costs in memory, nearly.
+func sizeOf(r *kgo.Record) int {
+	n := recordOverhead + len(r.Key) + len(r.Value)
+	for _, h := range r.Headers {
+		n += len(h.Key) + len(h.Value)
+	}
+	return n
+}
+
+// decode turns records into batches until its context ends; a batch that is not full then is dropped with it.
+func (p *part) decode(ctx context.Context) {
+	defer close(p.out)
+	d := decoding{part: p, decoder: p.c.deps.Decoder(p.typ.Name), age: time.NewTimer(time.Hour)}
+	d.age.Stop()
+	for {
+		records := p.take()
+		if records == nil {
+			select {
+			case <-p.notify:
+			case <-d.age.C:
+				d.cut(ctx)
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		for _, r := range records {
+			if ctx.Err() != nil {
+				return
+			}
+			d.add(ctx, r)
+		}
+	}
+}
+
+// decoding fills one batch at a time.
+type decoding struct {
+	*part
+	decoder Decoder
+	batch   *batch
+	age     *time.Timer
+	next    int64 // records below were seen; a client that was set back may give them again
+}
+
+func (d *decoding) add(ctx context.Context, r *kgo.Record) {
+	if r.Offset < d.next {
+		d.c.budget.release(d.part, sizeOf(r))
+		return
+	}
+	var record codec.Record
+	var dead *letter
+	if !r.Attrs.IsControl() {
+		var err error
+		if record, err = d.decodeOne(ctx, r); err != nil {
+			if dead = badLetter(r, d.c.name, err); dead == nil {
+				return // only its context's end
+			}
+		}
+	}
+	d.next = r.Offset + 1
+	if d.batch != nil && record.Type != nil && len(d.batch.Records) > 0 && record.Type != d.batch.Type {
+		d.cut(ctx)
+	}
+	if d.batch != nil && time.Since(d.batch.begun) >= d.c.cfg.Batch.Age {
+		d.cut(ctx)
+	}
+	if d.batch == nil {
+		d.open(r)
+	}
+	b := d.batch
+	b.held += sizeOf(r)
+	b.Next = r.Offset + 1
+	b.mark = ledger.Mark{LeaderEpoch: r.LeaderEpoch, Time: r.Timestamp.UnixMilli()}
+	switch {
+	case dead != nil:
+		b.dead = append(b.dead, *dead)
+		b.Dead++
+	case record.Type != nil:
+		b.Type = record.Type
+		b.Records = append(b.Records, record)
+		b.Bytes += len(r.Key) + len(r.Value)
+	}
+	full := min(int(d.c.cfg.Batch.Bytes), d.c.budget.sharePerPart()/2)
+	if len(b.Records)+b.Dead >= d.c.cfg.Batch.Records || b.held >= full {
+		d.cut(ctx)
+	}
+}
+
+// decodeOne waits while the registry is out: the record is not to blame. What was decoded before it goes on.
+func (d *decoding) decodeOne(ctx context.Context, r *kgo.Record) (codec.Record, error) {
+	record, err := d.decoder.Decode(ctx, r)
+	if err == nil || isBad(err) {
+		return record, err
+	}
+	d.cut(ctx)
+	d.setWaiting("decoding")
+	defer d.setWaiting("")
+	var bad error
+	err = d.c.persist(ctx, "decoding", func(ctx context.Context) error {
+		var err error
+		if record, err = d.decoder.Decode(ctx, r); isBad(err) {
+			bad = err
+			return nil
+		}
+		return err
+	})
+	return record, errors.Join(err, bad)
+}
+
+func isBad(err error) bool {
+	var bad *codec.BadRecord
+	return errors.As(err, &bad)
+}
+
+func (d *decoding) open(r *kgo.Record) {
+	d.batch = &batch{
+		Batch: Batch{Topic: d.key.Topic, Partition: d.key.Partition, Type: d.typ},
+		claim: d.claim, begun: time.Now(), first: r.Timestamp,
+	}
+	d.age.Reset(d.c.cfg.Batch.Age)
+	d.c.mu.Lock()
+	d.opened = r.Timestamp
+	d.c.mu.Unlock()
+}
+
+// cut hands the batch on, waiting until the writer takes it.
+func (d *decoding) cut(ctx context.Context) {
+	b := d.batch
+	if b == nil {
+		return
+	}
+	d.batch = nil
+	d.age.Stop()
+	d.c.mu.Lock()
+	first, ok := d.c.ledger.Fetched(d.claim, b.Next)
+	d.opened = time.Time{}
+	d.heads = append(d.heads, head{next: b.Next, time: b.first})
+	d.c.mu.Unlock()
+	if !ok {
+		return // the partition was given up
+	}
+	b.First = first
+	d.c.metrics.batchRecords.Observe(float64(len(b.Records)))
+	select {
+	case d.out <- b:
+	case <-ctx.Done():
+	}
+}
+
+func (p *part) setWaiting(what string) {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	p.waiting = what
+}
