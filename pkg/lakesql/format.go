@@ -78,7 +78,7 @@ func text(v any) string {
 		return base64.StdEncoding.EncodeToString(v)
 	case *big.Int:
 		return v.String()
-	case duckdb.Map, map[string]any, []any, duckdb.OrderedMap:
+	case duckdb.OrderedMap, map[string]any, []any:
 		b, err := json.Marshal(plain(v))
 		if err != nil {
 			return fmt.Sprint(v)
@@ -107,8 +107,8 @@ func plain(v any) any {
 		return uuid.UUID(v).String()
 	case duckdb.Interval:
 		return fmt.Sprintf("%d months %d days %d us", v.Months, v.Days, v.Micros)
-	case duckdb.Map:
-		return pairs(v)
+	case duckdb.OrderedMap:
+		return ordered(v)
 	case []any:
 		out := make([]any, len(v))
 		for i := range v {
@@ -133,10 +133,11 @@ func number(f float64, bits int) any {
 	return json.Number(strconv.FormatFloat(f, 'g', -1, bits))
 }
 
-func pairs(m duckdb.Map) map[string]any {
-	out := make(map[string]any, len(m))
-	for k, v := range m {
-		out[text(k)] = plain(v)
+func ordered(m duckdb.OrderedMap) map[string]any {
+	out := make(map[string]any, m.Len())
+	keys, values := m.Keys(), m.Values()
+	for i := range keys {
+		out[text(keys[i])] = plain(values[i])
 	}
 	return out
 }

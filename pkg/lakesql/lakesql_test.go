@@ -319,9 +319,9 @@ func TestFormats(t *testing.T) {
 	const statement = `select null as a, '' as b, 'x"y' as c, 1.5::decimal(4,2) as d, [1, 2] as e, 'nan'::double as f,
 		170141183460469231731687303715884105727::hugeint as g, timestamp with time zone '2026-01-02 03:04:05.000001+00' as h`
 	for format, want := range map[string]string{
-		CSV:   "a,b,c,d,e,f,g,h\n,\"\",\"x\"\"y\",1.50,\"[1,2]\",NaN,170141183460469231731687303715884105727,2026-01-02T03:04:05.000001Z\n",
-		JSON:  `{"a":null,"b":"","c":"x\"y","d":1.50,"e":[1,2],"f":"NaN","g":170141183460469231731687303715884105727,"h":"2026-01-02T03:04:05.000001Z"}` + "\n",
-		Table: "NULL    x\"y",
+		CSV:   "a,b,c,d,e,f,g,h\n,\"\",\"x\"\"y\",1.5,\"[1,2]\",NaN,170141183460469231731687303715884105727,2026-01-02T03:04:05.000001Z\n",
+		JSON:  `{"a":null,"b":"","c":"x\"y","d":1.5,"e":[1,2],"f":"NaN","g":170141183460469231731687303715884105727,"h":"2026-01-02T03:04:05.000001Z"}` + "\n",
+		Table: "NULL     x\"y",
 	} {
 		if got := query(t, d, statement, format); format == Table && !strings.Contains(got, want) || format != Table && got != want {
 			t.Errorf("%s: got %q, want %q", format, got, want)

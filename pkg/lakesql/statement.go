@@ -84,7 +84,7 @@ func uncommented(s string) string {
 }
 
 // Rows runs a statement and hands each row's values to each, with the columns' names, in the order that DuckDB gives
-// them. Values are as database/sql scans them: times in UTC, maps as duckdb.Map.
+// them. Values are as database/sql scans them: times in UTC, maps as duckdb.OrderedMap.
 func (d *DB) Rows(ctx context.Context, statement string, header func([]*sql.ColumnType) error, each func([]any) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.Timeout, fmt.Errorf("the query took longer than %v", d.cfg.Timeout))
 	defer cancel()

@@ -1,0 +1,59 @@
+package lake
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/millrace/millrace/pkg/config"
+	"github.com/millrace/millrace/pkg/lake"
+)
+
+// Config is the section "lake".
+type Config struct {
+	Table lake.Config `yaml:",inline"`
+	// A commit is due when the oldest row held is this old,
+	Age time.Duration `yaml:"age"`
+	// or when this much of a table is held, as bytes of records.
+	Bytes config.Bytes `yaml:"bytes"`
+	// Memory bounds the rows of a table that are in no row group yet. While a commit is under way there can be
+	// twice as much.
+	Memory config.Bytes `yaml:"memory"`
+	// GroupRows is how many rows a row group has at most.
+	GroupRows int `yaml:"group_rows"`
+	// Timeout is after how long a commit that does not go through is reported. It goes on being tried.
+	Timeout time.Duration `yaml:"timeout"`
+}
+
+// Default commits every minute.
+func Default() Config {
+	return Config{
+		Table:     lake.Default(),
+		Age:       time.Minute,
+		Bytes:     128 << 20,
+		Memory:    64 << 20,
+		GroupRows: 100_000,
+		Timeout:   time.Minute,
+	}
+}
+
+// Validate reports every mistake at once.
+func (c Config) Validate() error {
+	errs := []error{c.Table.Validate()}
+	if c.Age <= 0 {
+		errs = append(errs, errors.New("lake.age is not positive: say how long rows are held at most, as 60s"))
+	}
+	if c.Bytes < 1<<10 {
+		errs = append(errs, fmt.Errorf("lake.bytes is %d: a commit holds at least 1KiB", c.Bytes))
+	}
+	if c.Memory < 1<<10 {
+		errs = append(errs, fmt.Errorf("lake.memory is %d: at least 1KiB of rows is held", c.Memory))
+	}
+	if c.GroupRows < 1 {
+		errs = append(errs, errors.New("lake.group_rows is below 1: a row group has at least one row"))
+	}
+	if c.Timeout <= 0 {
+		errs = append(errs, errors.New("lake.timeout is not positive: say after how long a commit is reported, as 60s"))
+	}
+	return errors.Join(errs...)
+}

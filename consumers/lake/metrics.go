@@ -1,0 +1,40 @@
+package lake
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type metrics struct {
+	rows, files, bytes, commits, conflicts, failures, restarts *prometheus.CounterVec
+
+	held, validThrough *prometheus.GaugeVec
+	stopped            *prometheus.GaugeVec
+	seconds            *prometheus.HistogramVec
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	f := promauto.With(reg)
+	counter := func(name, help string) *prometheus.CounterVec {
+		return f.NewCounterVec(prometheus.CounterOpts{Name: "millrace_lake_" + name, Help: help}, []string{"table"})
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return f.NewGaugeVec(prometheus.GaugeOpts{Name: "millrace_lake_" + name, Help: help}, append([]string{"table"}, labels...))
+	}
+	return &metrics{
+		rows:         counter("rows_total", "Rows committed."),
+		files:        counter("files_total", "Data files committed."),
+		bytes:        counter("file_bytes_total", "Bytes of the data files committed."),
+		commits:      counter("commits_total", "Commits that took effect."),
+		conflicts:    counter("conflicts_total", "Attempts to commit that another writer was faster than."),
+		failures:     counter("failures_total", "Commits that did not go through in time, and are tried again."),
+		restarts:     counter("restarts_total", "Sets of held rows given up, to be read again from the log."),
+		held:         gauge("held_bytes", "Memory of the rows that are in no file yet."),
+		validThrough: gauge("valid_through_seconds", "Append time up to which the table is complete, since 1970."),
+		stopped:      gauge("stopped", "1 for a partition that waits for an operator's decision.", "partition", "reason"),
+		seconds: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "millrace_lake_commit_seconds", Help: "How long commits take, from closing the files to the catalog's answer.",
+			Buckets: prometheus.ExponentialBuckets(0.01, 2, 14),
+		}, []string{"table"}),
+	}
+}
