@@ -24,7 +24,7 @@ func (s *Store) Scan(ctx context.Context, typeName string, fn func(values []code
 	if t == nil {
 		return fmt.Errorf("there is no type %q", typeName)
 	}
-	session, err := s.data.get(ctx)
+	session, err := s.connect(ctx)
 	if err != nil {
 		return err
 	}

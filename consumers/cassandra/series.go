@@ -37,7 +37,7 @@ func (s *Store) Series(ctx context.Context, q serve.SeriesQuery) (series []serve
 	if r.statement, err = seriesStatement(t, s.cfg.Keyspace); err != nil {
 		return nil, false, err
 	}
-	if r.session, err = s.data.get(ctx); err != nil {
+	if r.session, err = s.connect(ctx); err != nil {
 		return nil, false, err
 	}
 	samples, truncated, err := r.read(ctx)

@@ -66,6 +66,35 @@ func (s *Store) ready(ctx context.Context, session *gocql.Session, t *schema.Typ
 	return out, nil
 }
 
+// forget makes the next batch look at the table again: it is not as it was.
+func (s *Store) forget(ctx context.Context, t *schema.Type) {
+	select {
+	case s.tables.lock <- struct{}{}:
+		delete(s.tables.types, t.Name)
+		<-s.tables.lock
+	case <-ctx.Done(): // whoever has the lock looks at this moment
+	}
+}
+
+// connect gives a session in the keyspace. That there is none of it gocql does not say.
+func (s *Store) connect(ctx context.Context) (*gocql.Session, error) {
+	session, err := s.data.get(ctx)
+	if !errors.Is(err, gocql.ErrNoConnectionsStarted) {
+		return session, err
+	}
+	admin, other := s.admin.get(ctx)
+	if other != nil {
+		return nil, err
+	}
+	var name string
+	const query = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?"
+	other = admin.Query(query, s.cfg.Keyspace).WithContext(ctx).Scan(&name)
+	if errors.Is(other, gocql.ErrNotFound) {
+		return nil, fmt.Errorf("keyspace %s does not exist: run `millrace topics apply`", s.cfg.Keyspace)
+	}
+	return nil, err
+}
+
 // columns gives the table's columns, name to type. None means that there is no table.
 func (s *Store) columns(ctx context.Context, session *gocql.Session, name string) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)

@@ -27,7 +27,7 @@ func (s *Store) Write(ctx context.Context, b stream.Batch, done func(error)) err
 	if err := s.enter(); err != nil {
 		return err
 	}
-	session, err := s.data.get(ctx)
+	session, err := s.connect(ctx)
 	var t *table
 	if err == nil {
 		t, err = s.ready(ctx, session, b.Type)
@@ -197,6 +197,7 @@ func (w *write) deliver(ctx context.Context, rows []row) error {
 	}
 	reason := fault(err)
 	if reason == "" {
+		w.store.forget(ctx, w.batch.Type)
 		return err
 	}
 	w.store.m.refused.WithLabelValues(name, reason).Inc()
