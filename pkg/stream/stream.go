@@ -159,8 +159,8 @@ func (c *Consumer) options(base context.Context) []kgo.Opt {
 	for t := range c.types {
 		topics = append(topics, t)
 	}
-	opts := append([]kgo.Opt{}, c.deps.Kafka...)
-	opts = append(opts, kafka.Default().ProducerOpts()...) // for dead letters
+	opts := kafka.Default().ProducerOpts() // for dead letters
+	opts = append(opts, c.deps.Kafka...)
 	return append(opts,
 		kgo.WithContext(base),
 		kgo.ClientID(Group(c.name)),

@@ -247,6 +247,9 @@ type fakeDecoder struct {
 	mu  sync.Mutex
 	typ *schema.Type
 	out error // an outage
+	// From offset at on, records are of the newer type.
+	at    int64
+	newer *schema.Type
 }
 
 func (d *fakeDecoder) set(f func(*fakeDecoder)) {
@@ -258,6 +261,9 @@ func (d *fakeDecoder) set(f func(*fakeDecoder)) {
 func (d *fakeDecoder) Decode(_ context.Context, r *kgo.Record) (codec.Record, error) {
 	d.mu.Lock()
 	typ, out := d.typ, d.out
+	if d.newer != nil && r.Offset >= d.at {
+		typ = d.newer
+	}
 	d.mu.Unlock()
 	if out != nil {
 		return codec.Record{}, out

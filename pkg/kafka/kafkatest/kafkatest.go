@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 
@@ -162,9 +163,14 @@ type Link struct {
 // Link makes a way to the cluster.
 func (c *Cluster) Link() *Link { return &Link{cluster: c, conns: map[net.Conn]struct{}{}} }
 
-// Opts are the options by which a client goes this way.
+// Opts are the options by which a client goes this way. They come after any others: in a bubble nothing may be
+// compressed, since the pooled zstd decoders are closed by finalizers, outside of the bubble that made them.
 func (l *Link) Opts(more ...kgo.Opt) []kgo.Opt {
-	return append([]kgo.Opt{kgo.SeedBrokers(l.cluster.ListenAddrs()...), kgo.Dialer(l.dial)}, more...)
+	opts := append(slices.Clone(more), kgo.SeedBrokers(l.cluster.ListenAddrs()...), kgo.Dialer(l.dial))
+	if l.cluster.network != nil {
+		opts = append(opts, kgo.ProducerBatchCompression(kgo.NoCompression()))
+	}
+	return opts
 }
 
 // Cut closes the client's connections and lets it open no more: to the cluster it looks like kill -9.
