@@ -45,7 +45,7 @@ registry: {urls: ["{{.Registry}}"]}
 cassandra: {hosts: [{{range .Hosts}}"{{.}}",{{end}}], keyspace: {{.Keyspace}}}
 elasticsearch: {urls: ["{{.Elastic}}"], prefix: {{.Prefix}}, replicas: 0}
 {{end}}
-lake: {age: 2s, table: {warehouse: "{{.Warehouse}}"}}
+lake: {age: 2s, warehouse: "{{.Warehouse}}"}
 `))
 
 // open writes the configuration and connects to Kafka.

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace/millrace/consumers/cassandra"
+	"github.com/millrace/millrace/consumers/elasticsearch"
+	"github.com/millrace/millrace/consumers/lake"
+	"github.com/millrace/millrace/pkg/provision"
+	"github.com/millrace/millrace/pkg/stream"
+)
+
+// row is one line of the table. Its run ends when count records are through: consumed, decoded, or durable.
+type row struct {
+	name, title string
+	run         func(ctx context.Context, b *bench, count int) error
+}
+
+func rows() []row {
+	return []row{
+		{"consume", "franz-go consume", func(ctx context.Context, b *bench, count int) error {
+			return b.consume(ctx, count, func(*kgo.Record) error { return nil })
+		}},
+		{"decode", "consume and decode", func(ctx context.Context, b *bench, count int) error {
+			d := b.codec.Decoder(b.typ.Name)
+			return b.consume(ctx, count, func(r *kgo.Record) error {
+				_, err := d.Decode(ctx, r)
+				return err
+			})
+		}},
+		{"cassandra", "Kafka to Cassandra", cassandraRow},
+		{"elasticsearch", "Kafka to Elasticsearch", elasticsearchRow},
+		{"lake", "Kafka to the lake", lakeRow},
+	}
+}
+
+// measure runs one row and prints its result as JSON.
+func measure(ctx context.Context, o options, stdout io.Writer) error {
+	b, err := newBench(o.run)
+	if err != nil {
+		return err
+	}
+	b.round = o.rounds
+	for _, r := range rows() {
+		if r.name != o.row {
+			continue
+		}
+		if err := r.run(ctx, b, o.count); err != nil {
+			return err
+		}
+		return json.NewEncoder(stdout).Encode(b.result(o.count))
+	}
+	return fmt.Errorf("there is no row %q", o.row)
+}
+
+// clock counts from the moment when there is nothing left to prepare.
+type clock struct {
+	wall time.Time
+	cpu  time.Duration
+	took time.Duration
+	used time.Duration
+}
+
+func (c *clock) start() { c.wall, c.cpu = time.Now(), cpuTime() }
+
+func (c *clock) stop() { c.took, c.used = time.Since(c.wall), cpuTime()-c.cpu }
+
+func usage() (u syscall.Rusage) {
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // fails for a bad argument only
+	return u
+}
+
+func cpuTime() time.Duration {
+	u := usage()
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func (b *bench) result(count int) result {
+	return result{
+		Records: count, Seconds: b.clock.took.Seconds(), PerSecond: float64(count) / b.clock.took.Seconds(),
+		CPUPerMillion: b.clock.used.Seconds() / float64(count) * 1e6, PeakBytes: peakBytes(usage()),
+	}
+}
+
+// consume reads the topic from its start.
+func (b *bench) consume(ctx context.Context, count int, each func(*kgo.Record) error) error {
+	opts := append(b.kafka[:len(b.kafka):len(b.kafka)],
+		kgo.ConsumeTopics(b.typ.Topic.Name), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	b.clock.start()
+	var wrong error
+	for n := 0; n < count; {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			return err
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			n++
+			if err := each(r); err != nil {
+				wrong = err
+			}
+		})
+		if wrong != nil {
+			return wrong
+		}
+	}
+	b.clock.stop()
+	return nil
+}
+
+// sink runs a consumer group until all is durable and committed.
+func (b *bench) sink(ctx context.Context, name string, sink stream.Sink, accepted *atomic.Int64, duties func(context.Context) error, count int) error {
+	group := fmt.Sprintf("%s-%s-%d", b.run, name, b.round)
+	consumer, err := stream.New(stream.Default(), group, sink, stream.Deps{
+		Kafka: b.kafka, Types: b.types.All(), Telemetry: b.tel,
+		Decoder: func(typ string) stream.Decoder { return b.codec.Decoder(typ) },
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 2)
+	consuming, stopConsuming := context.WithCancel(ctx)
+	defer stopConsuming()
+	b.clock.start()
+	go func() { ended <- duties(ctx) }()
+	go func() { ended <- consumer.Run(consuming) }()
+	if err := awaitAccepted(ctx, accepted, count, ended); err != nil {
+		return err
+	}
+	stopConsuming() // drains: returns when everything is durable
+	if err := <-ended; err != nil {
+		return err
+	}
+	b.clock.stop()
+	cancel()
+	return errors.Join(<-ended, b.committed(context.WithoutCancel(ctx), stream.Group(group), count))
+}
+
+// awaitAccepted waits until the sink has taken every record. What it has taken, a stop drains.
+func awaitAccepted(ctx context.Context, accepted *atomic.Int64, count int, ended chan error) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for accepted.Load() < int64(count) {
+		select {
+		case <-tick.C:
+		case err := <-ended:
+			return fmt.Errorf("the consumer ended by itself after %d records: %w", accepted.Load(), err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// counted is a sink that counts what it accepts.
+type counted struct {
+	stream.Sink
+	accepted *atomic.Int64
+}
+
+func (c counted) Write(ctx context.Context, batch stream.Batch, done func(error)) error {
+	return count(ctx, c.Sink, c.accepted, batch, done)
+}
+
+// countedLake is the same for the lake, which has more abilities than a sink's.
+type countedLake struct {
+	*lake.Sink
+	accepted *atomic.Int64
+}
+
+func (c countedLake) Write(ctx context.Context, batch stream.Batch, done func(error)) error {
+	return count(ctx, c.Sink, c.accepted, batch, done)
+}
+
+func count(ctx context.Context, sink stream.Sink, accepted *atomic.Int64, batch stream.Batch, done func(error)) error {
+	err := sink.Write(ctx, batch, done)
+	if err == nil {
+		accepted.Add(int64(len(batch.Records)))
+	}
+	return err
+}
+
+func cassandraRow(ctx context.Context, b *bench, count int) error {
+	store, err := b.cassandra()
+	if err != nil {
+		return err
+	}
+	if err := apply(ctx, store); err != nil {
+		return err
+	}
+	n := new(atomic.Int64)
+	return b.sink(ctx, "cassandra", counted{store, n}, n, store.Run, count)
+}
+
+func (b *bench) cassandra() (*cassandra.Store, error) {
+	hosts, err := server("MILLRACE_CASSANDRA")
+	if err != nil {
+		return nil, err
+	}
+	cfg := cassandra.Default()
+	cfg.Hosts, cfg.Keyspace = hosts, b.keyspace()
+	return cassandra.New(cfg, b.types, b.tel)
+}
+
+func elasticsearchRow(ctx context.Context, b *bench, count int) error {
+	urls, err := server("MILLRACE_ELASTICSEARCH")
+	if err != nil {
+		return err
+	}
+	cfg := elasticsearch.Default()
+	cfg.URLs, cfg.Prefix, cfg.Replicas = urls, b.prefix(), 0
+	store, err := elasticsearch.New(cfg, b.types, b.tel)
+	if err != nil {
+		return err
+	}
+	if err := apply(ctx, store); err != nil {
+		return err
+	}
+	n := new(atomic.Int64)
+	return b.sink(ctx, "elasticsearch", counted{store, n}, n, store.Run, count)
+}
+
+func lakeRow(ctx context.Context, b *bench, count int) error {
+	cfg := lake.Default()
+	cfg.Table.Warehouse = b.warehouse()
+	sink, err := lake.New(cfg, b.types, b.kafka, b.tel)
+	if err != nil {
+		return err
+	}
+	if err := apply(ctx, sink.Planner()); err != nil {
+		return err
+	}
+	n := new(atomic.Int64)
+	return b.sink(ctx, "lake", countedLake{sink, n}, n, sink.Run, count)
+}
+
+func apply(ctx context.Context, p provision.Planner) error {
+	changes, err := p.Plan(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range changes {
+		if err := c.Apply(ctx); err != nil {
+			return fmt.Errorf("%s: %s: %w", c.Server, c.Object, err)
+		}
+	}
+	return nil
+}
