@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -119,7 +120,10 @@ func (s *Sender) post(ctx context.Context, typeName string, c *chunk, res *Resul
 		status, wait, a, err := s.request(ctx, typeName, c.body.Bytes())
 		switch {
 		case err != nil:
-			res.Unknown += len(c.lines)
+			var dial *net.OpError
+			if !errors.As(err, &dial) || dial.Op != "dial" { // nobody was there to take them
+				res.Unknown += len(c.lines)
+			}
 			return err
 		case status == http.StatusTooManyRequests && try < maxTries:
 			if err := sleep(ctx, min(wait, maxWait)); err != nil {

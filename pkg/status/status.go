@@ -82,7 +82,7 @@ func (p *printer) print() error {
 		body := p.full(now, rows, rates)
 		p.lines = strings.Count(body, "\n")
 		out.WriteString(body)
-	} else {
+	} else if len(rows) > 0 {
 		out.WriteString(line(now, rows, rates))
 	}
 	_, err := p.table.Out.Write(out.Bytes())

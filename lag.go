@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace/millrace/pkg/httpserver"
+	"github.com/millrace/millrace/pkg/kafka"
+	"github.com/millrace/millrace/pkg/status"
+	"github.com/millrace/millrace/pkg/stream"
+)
+
+// lagCmd shows how far groups are behind.
+type lagCmd struct {
+	Data   string        `default:".millrace" placeholder:"DIR" help:"Data directory of the running millrace dev (${default})."`
+	Config string        `short:"c" placeholder:"FILE" help:"Configuration file of real servers, instead of --data."`
+	Group  []string      `placeholder:"NAME" help:"Consumer groups; Millrace's own when none is named."`
+	JSON   bool          `name:"json" help:"Print JSON."`
+	Wait   time.Duration `default:"5s" help:"For reading the oldest unread records (${default})."`
+}
+
+// Help is the long text of --help.
+func (lagCmd) Help() string {
+	return `A row for each group, topic and partition, worst first. LAG is the end of the log (its last stable offset) minus the
+group's commit; a partition without a commit is behind by the whole log. AGE is that of the oldest unread record, by its
+time in Kafka; "unknown" is never shown as 0. The lake's commit in Kafka mirrors the offsets in its tables.
+
+Example: millrace lag --config /etc/millrace.yaml --group millrace-lake`
+}
+
+func (c *lagCmd) Run(ctx context.Context, e *env) error {
+	path := c.Config
+	if path == "" {
+		path = filepath.Join(c.Data, devConfigFile)
+	}
+	cfg, err := loadConfig(path)
+	if err != nil {
+		return err
+	}
+	s, err := newSystem(cfg, e.stderr)
+	if err != nil {
+		return err
+	}
+	cl, err := kgo.NewClient(s.kafka...)
+	if err != nil {
+		return fmt.Errorf("making a Kafka client: %w", err)
+	}
+	defer cl.Close()
+	var topics []string
+	for _, t := range s.types.All() {
+		topics = append(topics, t.TopicName())
+	}
+	groups := c.Group
+	if len(groups) == 0 {
+		if groups, err = kafka.Groups(ctx, cl, stream.Group("")); err != nil {
+			return err
+		}
+	}
+	rows, err := kafka.Lag(ctx, cl, groups, topics, c.Wait, e.now)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"as_of": e.now().UTC(), "rows": rows})
+	}
+	return printLag(e.stdout, rows)
+}
+
+func printLag(out io.Writer, rows []kafka.LagRow) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "GROUP\tTOPIC\tPARTITION\tCOMMITTED\tEND\tLAG\tAGE (s)\tBY\tEXPIRED\t")
+	for _, r := range rows {
+		committed, age := "-", "0.0"
+		if r.Committed >= 0 {
+			committed = strconv.FormatInt(r.Committed, 10)
+		}
+		switch {
+		case r.Method == kafka.ByNothing:
+			age = "unknown"
+		case r.Method != "":
+			age = strconv.FormatFloat(r.Age.Seconds(), 'f', 1, 64)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%d\t%s\t%s\t%d\t\n", r.Group, r.Topic, r.Partition, committed, r.End, r.Records, age, r.Method, r.Expired)
+	}
+	return w.Flush()
+}
+
+// lagAnswer is what /api/v1/lag answers.
+type lagAnswer struct {
+	AsOf time.Time `json:"as_of"`
+	Rows []lagRow  `json:"rows"`
+}
+
+type lagRow struct {
+	Destination string   `json:"destination"`
+	Topic       string   `json:"topic"`
+	Produced    int64    `json:"produced"`
+	Applied     int64    `json:"applied"`
+	LagRecords  int64    `json:"lag_records"`
+	LagSeconds  *float64 `json:"lag_seconds"` // null when it is not known
+	State       string   `json:"state,omitempty"`
+}
+
+// lagHandler shows what the consumers of this process say of themselves.
+func lagHandler(rows func() []status.Row, now func() time.Time) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		out := lagAnswer{AsOf: now().UTC(), Rows: []lagRow{}}
+		for _, r := range rows() {
+			row := lagRow{
+				Destination: r.Destination, Topic: r.Topic, Produced: r.Produced, Applied: r.Applied,
+				LagRecords: r.LagRecords(), State: r.State,
+			}
+			if r.LagKnown {
+				seconds := r.Lag.Seconds()
+				row.LagSeconds = &seconds
+			}
+			out.Rows = append(out.Rows, row)
+		}
+		httpserver.JSON(w, http.StatusOK, out)
+	})
+}

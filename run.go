@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/millrace/millrace/pkg/app"
+	"github.com/millrace/millrace/pkg/status"
+)
+
+// runCmd runs components against real servers.
+type runCmd struct {
+	Config     string        `required:"" short:"c" placeholder:"FILE" help:"${config_help}"`
+	Components []string      `arg:"" optional:"" help:"Which to run; all of them when none is named: ${components}."`
+	Status     time.Duration `default:"5s" help:"Interval of the status table on standard output; 0 is off."`
+}
+
+// Help is the long text of --help.
+func (runCmd) Help() string {
+	return `Runs until SIGTERM or an interrupt, then drains: producers stop first, what was published is flushed, consumers finish
+what they hold and commit it. A second signal ends the process at once; what was not committed comes again.
+
+Example: millrace run --config /etc/millrace.yaml gateway lake`
+}
+
+func (c *runCmd) Run(ctx context.Context, e *env) error {
+	chosen, err := choose(c.Components)
+	if err != nil {
+		return err
+	}
+	cfg, err := loadConfig(c.Config)
+	if err != nil {
+		return err
+	}
+	s, err := newSystem(cfg, e.stderr)
+	if err != nil {
+		return err
+	}
+	for _, part := range chosen {
+		if err := part.add(s); err != nil {
+			return err
+		}
+	}
+	return app.Run(ctx, append(s.parts(), s.statusPart(e.stdout, c.Status, ""))...)
+}
+
+// statusPart prints the address once there is one, and then the table.
+func (s *system) statusPart(out io.Writer, every time.Duration, note string) app.Part {
+	return app.Part{Name: "status", Run: func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.http.Listening():
+		}
+		fmt.Fprintf(out, "millrace: API, metrics and health at http://%s\n", s.http.Addr())
+		if every <= 0 || len(s.consumers) == 0 {
+			<-ctx.Done()
+			return nil
+		}
+		table := status.Table{
+			Out: out, Terminal: isTerminal(out), Every: every, Now: time.Now, Rows: s.rows,
+			Note: func() string { return note },
+		}
+		return table.Run(ctx)
+	}}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor fits an int
+}
+
+func componentNames() string {
+	var names []string
+	for _, c := range components() {
+		names = append(names, c.name)
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,289 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace/millrace/consumers/cassandra"
+	"github.com/millrace/millrace/consumers/elasticsearch"
+	lakeconsumer "github.com/millrace/millrace/consumers/lake"
+	"github.com/millrace/millrace/pkg/app"
+	"github.com/millrace/millrace/pkg/client"
+	"github.com/millrace/millrace/pkg/codec"
+	"github.com/millrace/millrace/pkg/httpserver"
+	"github.com/millrace/millrace/pkg/kafka"
+	"github.com/millrace/millrace/pkg/provision"
+	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/pkg/serve"
+	"github.com/millrace/millrace/pkg/status"
+	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/pkg/telemetry"
+	"github.com/millrace/millrace/producers/gateway"
+	"github.com/millrace/millrace/producers/hostmetrics"
+	"github.com/millrace/millrace/producers/logtail"
+)
+
+// component is a part that can be named on the command line.
+type component struct {
+	name string
+	help string
+	add  func(*system) error
+}
+
+// components are all of them. Producers come last: whoever depends on others is started after them and stopped before.
+func components() []component {
+	return []component{
+		{"cassandra", "store events in Cassandra", addCassandra},
+		{"elasticsearch", "index events in Elasticsearch", addElasticsearch},
+		{"lake", "store events as Parquet in Iceberg tables", addLake},
+		{"gateway", "accept events over HTTP", addGateway},
+		{"hostmetrics", "publish this machine's metrics", addHostmetrics},
+		{"logtail", "publish this machine's logs", addLogtail},
+	}
+}
+
+// system is one process as it is put together: nothing here does any I/O before its parts run.
+type system struct {
+	cfg   *Config
+	tel   telemetry.Set
+	types *schema.Set
+	codec *codec.Codec
+	kafka []kgo.Opt
+	http  *httpserver.Server
+	api   *serve.API
+
+	client    *client.Client // made when the first producer asks for it
+	consumers []destination
+	sinks     []app.Part // consumers, each after the sink it writes to
+	producers []app.Part
+}
+
+// destination is a running consumer, by its component's name.
+type destination struct {
+	name     string
+	consumer *stream.Consumer
+}
+
+func newSystem(cfg *Config, logs io.Writer) (*system, error) {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	tel := telemetry.New(logs, cfg.Log.Format, cfg.Log.Level, reg)
+	types, err := loadTypes(cfg.Types)
+	if err != nil {
+		return nil, err
+	}
+	cdc, err := codec.New(cfg.Registry, types, tel)
+	if err != nil {
+		return nil, err
+	}
+	opts, err := cfg.Kafka.Opts(tel)
+	if err != nil {
+		return nil, err
+	}
+	server, err := httpserver.New(cfg.HTTP, tel, reg)
+	if err != nil {
+		return nil, err
+	}
+	return &system{
+		cfg: cfg, tel: tel, types: types, codec: cdc, kafka: opts, http: server,
+		api: &serve.API{Types: types, Timeout: 30 * time.Second, Now: time.Now},
+	}, nil
+}
+
+// sink is the only place that knows how a sink is run: its own duties under it, a consumer group above.
+func (s *system) sink(name string, sink stream.Sink, duties func(context.Context) error) error {
+	c, err := stream.New(s.cfg.Stream, name, sink, stream.Deps{
+		Kafka: s.kafka, Types: s.types.All(), Telemetry: s.tel,
+		Decoder: func(typeName string) stream.Decoder { return s.codec.Decoder(typeName) },
+	})
+	if err != nil {
+		return fmt.Errorf("building the consumer %s: %w", name, err)
+	}
+	s.consumers = append(s.consumers, destination{name, c})
+	s.http.Check("consumer "+name, c.Ready)
+	s.sinks = append(s.sinks, app.Part{Name: name, Run: duties}, app.Part{Name: name + " consumer", Run: c.Run})
+	return nil
+}
+
+// publisher gives the one client that all producers of the process share.
+func (s *system) publisher() (*client.Client, error) {
+	if s.client == nil {
+		var err error
+		if s.client, err = client.New(s.cfg.Client, s.codec, s.tel, s.kafka); err != nil {
+			return nil, fmt.Errorf("building the Kafka producer: %w", err)
+		}
+	}
+	return s.client, nil
+}
+
+// parts are what the process runs, in order of who needs whom.
+func (s *system) parts() []app.Part {
+	s.api.Register(s.http)
+	s.http.Handle("GET /api/v1/lag", lagHandler(s.rows, time.Now))
+	parts := make([]app.Part, 0, 4+len(s.sinks)+len(s.producers))
+	parts = append(parts, app.Part{Name: "http", Run: s.http.Run}, app.Part{Name: "registry", Run: s.codec.Run})
+	parts = append(parts, s.sinks...)
+	if s.client != nil {
+		parts = append(parts, app.Part{Name: "kafka producer", Run: s.runClient})
+	}
+	return append(parts, s.producers...)
+}
+
+// runClient closes the client after the producers have stopped: what they handed over is acknowledged, or said to be
+// lost.
+func (s *system) runClient(ctx context.Context) error {
+	<-ctx.Done()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Stream.Drain)
+	defer cancel()
+	report, err := s.client.Close(ctx)
+	if err != nil {
+		return fmt.Errorf("flushing what was published (%+v): %w", report, err)
+	}
+	return nil
+}
+
+func addCassandra(s *system) error {
+	c, err := cassandra.New(s.cfg.Cassandra, s.types, s.tel)
+	if err != nil {
+		return err
+	}
+	s.api.Series = c
+	return s.sink("cassandra", c, c.Run)
+}
+
+func addElasticsearch(s *system) error {
+	e, err := elasticsearch.New(s.cfg.Elasticsearch, s.types, s.tel)
+	if err != nil {
+		return err
+	}
+	s.api.Search = e
+	return s.sink("elasticsearch", e, e.Run)
+}
+
+func addLake(s *system) error {
+	l, err := lakeconsumer.New(s.cfg.Lake, s.types, s.kafka, s.tel)
+	if err != nil {
+		return err
+	}
+	return s.sink("lake", l, l.Run)
+}
+
+func addGateway(s *system) error {
+	p, err := s.publisher()
+	if err != nil {
+		return err
+	}
+	g, err := gateway.New(s.cfg.Gateway, s.tel, p)
+	if err != nil {
+		return err
+	}
+	g.Register(s.http)
+	s.producers = append(s.producers, app.Part{Name: "gateway", Run: g.Run})
+	return nil
+}
+
+func addHostmetrics(s *system) error {
+	p, err := s.publisher()
+	if err != nil {
+		return err
+	}
+	h, err := hostmetrics.New(s.cfg.Hostmetrics, p, s.tel)
+	if err != nil {
+		return err
+	}
+	s.producers = append(s.producers, app.Part{Name: "hostmetrics", Run: h.Run})
+	return nil
+}
+
+func addLogtail(s *system) error {
+	p, err := s.publisher()
+	if err != nil {
+		return err
+	}
+	l, err := logtail.New(s.cfg.Logtail, p, s.tel)
+	if err != nil {
+		return err
+	}
+	s.producers = append(s.producers, app.Part{Name: "logtail", Run: l.Run})
+	return nil
+}
+
+// kafkaPlanner compares Kafka's topics with the data types.
+func (s *system) kafkaPlanner(adm *kadm.Client) provision.Planner {
+	var specs []schema.TopicSpec
+	for _, t := range s.types.All() {
+		specs = append(specs, t.TopicSpec(), t.DLQSpec())
+	}
+	return kafka.NewPlanner(adm, specs, s.cfg.Kafka.Replication, s.cfg.Kafka.MinISR)
+}
+
+// rows sums what the consumers of this process say up to a row per destination and topic.
+func (s *system) rows() []status.Row {
+	var rows []status.Row
+	now := time.Now()
+	for _, d := range s.consumers {
+		at := map[string]int{}
+		for _, p := range d.consumer.Status() {
+			i, ok := at[p.Topic]
+			if !ok {
+				i = len(rows)
+				at[p.Topic] = i
+				rows = append(rows, status.Row{Destination: d.name, Topic: p.Topic, LagKnown: true})
+			}
+			addPartition(&rows[i], p, now)
+		}
+	}
+	return rows
+}
+
+var errNoComponent = errors.New("no component of that name")
+
+// choose gives the named components, or all of them, in the table's order.
+func choose(names []string) ([]component, error) {
+	if len(names) == 0 {
+		return components(), nil
+	}
+	wanted := map[string]bool{}
+	for _, n := range names {
+		wanted[n] = true
+	}
+	var out []component
+	for _, c := range components() {
+		if wanted[c.name] {
+			out = append(out, c)
+			delete(wanted, c.name)
+		}
+	}
+	for n := range wanted {
+		return nil, usageError{fmt.Errorf("%w: %s; there are: %s", errNoComponent, n, componentNames())}
+	}
+	return out, nil
+}
+
+// addPartition adds what a consumer says of one partition. What is not known makes the row unknown, never 0.
+func addPartition(r *status.Row, p stream.PartitionStatus, now time.Time) {
+	if p.State != "running" && r.State == "" {
+		r.State = p.State
+	}
+	if p.End < 0 || p.Applied < 0 {
+		r.LagKnown = false
+		return
+	}
+	r.Produced += max(p.End, p.Applied) // the end is as of the last fetch, and can be older
+	r.Applied += p.Applied
+	switch {
+	case p.Lag() == 0:
+	case p.Head.IsZero():
+		r.LagKnown = false
+	default:
+		r.Lag = max(r.Lag, now.Sub(p.Head))
+	}
+}
