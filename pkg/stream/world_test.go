@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/pkg/codec"
@@ -292,3 +293,13 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
+
+// commitAt sets the group's offset, as an operator would.
+func (w *world) commitAt(cl *kgo.Client, partition int32, at int64) {
+	w.Helper()
+	var offsets kadm.Offsets
+	offsets.AddOffset(topic, partition, at, -1)
+	if err := kadm.NewClient(cl).CommitAllOffsets(w.Context(), group, offsets); err != nil {
+		w.Fatalf("committing: %v", err)
+	}
+}

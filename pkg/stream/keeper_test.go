@@ -1,0 +1,258 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace/millrace/pkg/schema"
+)
+
+// table is a lake: rows and offsets change together, and only if the offsets are those the writer started from.
+type table struct {
+	mu   sync.Mutex
+	next map[int32]int64
+	rows map[string]int
+}
+
+func newTable() *table { return &table{next: map[int32]int64{}, rows: map[string]int{}} }
+
+func (tb *table) total() (rows, doubles int) {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	for _, n := range tb.rows {
+		rows++
+		doubles += n - 1
+	}
+	return rows, doubles
+}
+
+// memKeeper writes a table with a commit every interval.
+type memKeeper struct {
+	t     *testing.T
+	table *table
+
+	mu   sync.Mutex
+	base map[int32]int64 // the table's offset this writer started from
+	at   map[int32]int64 // the next batch's first offset
+	held map[int32][]heldBatch
+}
+
+type heldBatch struct {
+	Batch
+	done func(error)
+}
+
+func newMemKeeper(t *testing.T, tb *table) *memKeeper {
+	return &memKeeper{t: t, table: tb, base: map[int32]int64{}, at: map[int32]int64{}, held: map[int32][]heldBatch{}}
+}
+
+func (k *memKeeper) Assigned(_ context.Context, _ string, partitions []int32) (map[int32]int64, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.table.mu.Lock()
+	defer k.table.mu.Unlock()
+	out := map[int32]int64{}
+	for _, p := range partitions {
+		if len(k.held[p]) > 0 {
+			k.t.Errorf("partition %d is assigned while %d of its batches are held", p, len(k.held[p]))
+		}
+		k.base[p], k.at[p] = k.table.next[p], k.table.next[p]
+		if next, ok := k.table.next[p]; ok {
+			out[p] = next
+		}
+	}
+	return out, nil
+}
+
+func (k *memKeeper) Write(_ context.Context, b Batch, done func(error)) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if b.First != k.at[b.Partition] {
+		k.t.Errorf("partition %d: batch [%d, %d) comes where %d is next", b.Partition, b.First, b.Next, k.at[b.Partition])
+	}
+	k.at[b.Partition] = b.Next
+	k.held[b.Partition] = append(k.held[b.Partition], heldBatch{b, done})
+	return nil
+}
+
+func (k *memKeeper) commit(p int32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	held := k.held[p]
+	delete(k.held, p)
+	if len(held) == 0 {
+		return
+	}
+	k.table.mu.Lock()
+	defer k.table.mu.Unlock()
+	var err error
+	if k.table.next[p] != k.base[p] {
+		err = fmt.Errorf("committing: %w", ErrReseek)
+	} else {
+		for _, h := range held {
+			for i := range h.Records {
+				k.table.rows[h.Records[i].Values[schema.ID].String()]++
+			}
+		}
+		k.table.next[p], k.base[p] = k.at[p], k.at[p]
+	}
+	for _, h := range held {
+		h.done(err) // under the lock, as a sink may
+	}
+}
+
+func (k *memKeeper) Revoked(_ context.Context, _ string, partitions []int32) error {
+	for _, p := range partitions {
+		k.commit(p)
+	}
+	k.Lost("", partitions)
+	return nil
+}
+
+func (k *memKeeper) Lost(_ string, partitions []int32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, p := range partitions {
+		delete(k.held, p)
+		delete(k.base, p)
+		delete(k.at, p)
+	}
+}
+
+// run commits until the test ends.
+func (k *memKeeper) run(every time.Duration) *memKeeper {
+	ctx := k.t.Context()
+	go func() {
+		for sleep(ctx, every) == nil {
+			for p := range int32(3) {
+				k.commit(p)
+			}
+		}
+	}()
+	return k
+}
+
+func TestKeeperStartsFromItsOwnOffset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 100)
+		tb := newTable()
+		tb.next[0] = 30
+		w.commitAt(w.cluster.Client(t), 0, 90) // what the group says does not count
+		m := w.join(newMemKeeper(t, tb).run(time.Minute))
+		w.until("the group's commit follows", func() bool { return w.cluster.Committed(t, group, topic)[0] == 100 })
+		if rows, doubles := tb.total(); rows != 70 || doubles != 0 {
+			t.Errorf("%d rows and %d doubles, want 70 and none", rows, doubles)
+		}
+		w.stop(m)
+	})
+}
+
+// What a Keeper holds until its next commit must not stop the fetch, however little memory there is.
+func TestKeeperHoldsMoreThanTheMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cfg.Memory, w.cfg.Batch.Bytes = 1<<20, 64<<10
+		value := strings.Repeat("x", 2000)
+		records := make([]*kgo.Record, 3000)
+		for i := range records {
+			records[i] = &kgo.Record{Topic: topic, Value: fmt.Appendf(nil, "0/%d %s", i, value)}
+		}
+		w.cluster.Produce(t, records...)
+		k := newMemKeeper(t, newTable()).run(time.Hour)
+		m := w.join(k)
+		time.Sleep(time.Minute)
+		k.mu.Lock()
+		at := k.at[0]
+		k.mu.Unlock()
+		if at != 3000 {
+			t.Errorf("the keeper has %d of 3000 records before its first commit", at)
+		}
+		if err := m.Ready(); err != nil {
+			t.Errorf("Ready: %v", err)
+		}
+		w.stop(m) // which makes them durable
+		if rows, doubles := k.table.total(); rows != 3000 || doubles != 0 {
+			t.Errorf("%d rows and %d doubles, want 3000 and none", rows, doubles)
+		}
+		if l := w.lag(); l != 0 {
+			t.Errorf("lag %d, want 0", l)
+		}
+	})
+}
+
+func TestKeeperSeeksWhenItsOffsetIsStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 50)
+		tb := newTable()
+		m := w.join(newMemKeeper(t, tb).run(time.Minute))
+		time.Sleep(10 * time.Second)
+		tb.mu.Lock()
+		tb.next[0] = 20 // another writer stored the first twenty
+		for i := range 20 {
+			tb.rows[fmt.Sprintf("0/%d", i)]++
+		}
+		tb.mu.Unlock()
+		w.produce(0, 50, 10)
+		w.until("all is stored", func() bool { rows, _ := tb.total(); return rows == 60 && w.lag() == 0 })
+		if _, doubles := tb.total(); doubles != 0 {
+			t.Errorf("%d doubles", doubles)
+		}
+		if n := m.metric("reseeks_total"); n != 1 {
+			t.Errorf("%v reseeks, want 1", n)
+		}
+		w.stop(m)
+	})
+}
+
+func TestKeeperIsExactAcrossRebalancesAndKills(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cfg.Drain = 5 * time.Second
+		tb := newTable()
+		stop := w.feed(200 * time.Millisecond)
+		join := func() *member { return w.join(newMemKeeper(t, tb).run(7 * time.Second)) }
+		a := join()
+		time.Sleep(20 * time.Second)
+		b, c := join(), join()
+		time.Sleep(time.Minute)
+		w.kill(a)
+		time.Sleep(time.Minute)
+		w.stop(c)
+		d := join()
+		time.Sleep(time.Minute)
+		counts := stop()
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		w.stop(b)
+		w.stop(d)
+		want := counts[0] + counts[1] + counts[2]
+		if rows, doubles := tb.total(); rows != want || doubles != 0 {
+			t.Errorf("%d rows and %d doubles, want %d and none", rows, doubles, want)
+		}
+	})
+}
+
+// An empty range still moves a Keeper's offset.
+func TestKeeperSeesRangesWithoutRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cluster.Produce(t, &kgo.Record{Topic: topic, Value: []byte("bad")}, &kgo.Record{Topic: topic, Value: []byte("bad")})
+		tb := newTable()
+		m := w.join(newMemKeeper(t, tb).run(10 * time.Second))
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		tb.mu.Lock()
+		if tb.next[0] != 2 {
+			t.Errorf("the table's offset is %d, want 2", tb.next[0])
+		}
+		tb.mu.Unlock()
+		w.stop(m)
+	})
+}
