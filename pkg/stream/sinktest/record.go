@@ -72,11 +72,11 @@ func value(f schema.Field, n, position int) codec.Value {
 	case schema.Bool:
 		return codec.BoolValue(n%2 == 0)
 	case schema.Int:
-		return codec.LongValue(pick(n, 0, -1, math.MaxInt32, math.MinInt32, 42))
+		return codec.LongValue(pick[int64](n, 0, -1, math.MaxInt32, math.MinInt32, 42))
 	case schema.Long:
-		return codec.LongValue(pick(n, 0, -1, math.MaxInt64, math.MinInt64, 1<<53+1))
+		return codec.LongValue(pick[int64](n, 0, -1, math.MaxInt64, math.MinInt64, 1<<53+1))
 	case schema.Timestamp:
-		return codec.LongValue(pick(n, 1_700_000_000_123_456, 0, 1_800_000_000_000_001))
+		return codec.LongValue(pick[int64](n, 1_700_000_000_123_456, 0, 1_800_000_000_000_001))
 	case schema.Float:
 		return codec.DoubleValue(float64(pick(n, 0, 1.5, math.MaxFloat32, -math.SmallestNonzeroFloat32, float32(0.1))))
 	case schema.Double:
