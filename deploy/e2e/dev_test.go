@@ -19,6 +19,7 @@ import (
 	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/event"
 	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/producers/loadgen"
 )
 
 const (
@@ -126,7 +127,7 @@ func devBatch(t *testing.T, typ *schema.Type, batch int, sent journal, documents
 			t.Fatal(err)
 		}
 		documents[id] = document
-		sent[typ.Name][id] = entry{Type: typ.Name, ID: id, Hash: hash, Outcome: "acked"}
+		sent[typ.Name][id] = loadgen.Entry{Type: typ.Name, ID: id, Hash: hash, Outcome: loadgen.OK}
 		lines = append(append(lines, line...), '\n')
 	}
 	return string(lines)

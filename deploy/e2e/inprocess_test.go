@@ -21,8 +21,8 @@ func TestEverythingAcknowledgedArrivesOnceEmbedded(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	w := &world{Brokers: broker.Brokers(), Registry: broker.RegistryURL()}
+	w := &world{Brokers: broker.Brokers(), Registry: broker.RegistryURL(), Age: 200 * time.Millisecond}
 	w.open(t)
 	w.destinations = []destination{{"lake", scanLake(t, w.types, "--config", w.config)}}
-	w.run(t, load{perType: 2_000, rate: 400})
+	w.run(t, load{count: 8_000, rate: 1_600})
 }

@@ -1,12 +1,10 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/csv"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +19,7 @@ import (
 
 	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/producers/loadgen"
 )
 
 // hashAttribute is where loadgen puts a record's own fingerprint.
@@ -35,55 +34,34 @@ func (e lagError) Error() string {
 	return fmt.Sprintf("%d produced, %d committed", e.produced, e.committed)
 }
 
-// entry is a line of loadgen's journal.
-type entry struct {
-	Type    string `json:"type"`
-	ID      string `json:"id"`
-	Hash    string `json:"hash"`
-	Outcome string `json:"outcome"`
-}
+// journal is what was sent: type, id, loadgen's last word on it.
+type journal map[string]map[string]loadgen.Entry
 
-// journal is what was sent: type, id, entry.
-type journal map[string]map[string]entry
-
-func readJournal(t *testing.T, path string) journal {
+func newJournal(t *testing.T, entries []loadgen.Entry) journal {
 	t.Helper()
-	file, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
 	sent := journal{}
-	lines := json.NewDecoder(bufio.NewReaderSize(file, 1<<20))
-	for {
-		var e entry
-		if err := lines.Decode(&e); errors.Is(err, io.EOF) {
-			return sent
-		} else if err != nil {
-			t.Fatalf("reading the journal: %v", err)
-		}
+	for _, e := range entries {
 		if sent[e.Type] == nil {
-			sent[e.Type] = map[string]entry{}
+			sent[e.Type] = map[string]loadgen.Entry{}
 		}
 		if _, twice := sent[e.Type][e.ID]; twice {
 			t.Fatalf("the journal has id %s twice", e.ID)
 		}
 		sent[e.Type][e.ID] = e
 	}
+	return sent
 }
 
 func (j journal) acknowledged() (n int) {
 	for _, entries := range j {
 		for _, e := range entries {
-			if e.acknowledged() {
+			if e.Outcome == loadgen.OK {
 				n++
 			}
 		}
 	}
 	return n
 }
-
-func (e entry) acknowledged() bool { return e.Outcome == "acked" }
 
 // verdict collects what is wrong with one type in one place, and shows a few examples of each kind.
 type verdict struct {
@@ -122,7 +100,7 @@ func (j journal) judge(t *testing.T, where, typ string, found map[string][]strin
 		}
 	}
 	for id, e := range j[typ] {
-		if e.acknowledged() && len(found[id]) == 0 {
+		if e.Outcome == loadgen.OK && len(found[id]) == 0 {
 			v.note("acknowledged and lost", id)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/consumers/cassandra"
 	"github.com/millrace/millrace/consumers/elasticsearch"
@@ -22,7 +23,7 @@ func TestEverythingAcknowledgedArrivesOnce(t *testing.T) {
 	}
 	w := &world{
 		Brokers: servers.Kafka, Registry: servers.Registry, Hosts: servers.Cassandra, Elastic: servers.Elasticsearch,
-		Keyspace: servers.Keyspace(t), Prefix: servers.Prefix(t),
+		Keyspace: servers.Keyspace(t), Prefix: servers.Prefix(t), Age: 2 * time.Second,
 	}
 	w.open(t)
 	w.destinations = []destination{
@@ -30,7 +31,7 @@ func TestEverythingAcknowledgedArrivesOnce(t *testing.T) {
 		{"elasticsearch", w.scanElasticsearch(t)},
 		{"lake", scanLake(t, w.types, "--config", w.config)},
 	}
-	sent := w.run(t, load{perType: 50_000, rate: 2_500})
+	sent := w.run(t, load{count: 200_000, rate: 10_000})
 	t.Run("kafka-python and fastavro read the topics", func(t *testing.T) {
 		args := append([]string{w.Brokers[0], w.Registry}, w.topics()...)
 		sent.judgeReader(t, "topics", "readers/topics.py", args...)

@@ -2,67 +2,106 @@ package e2e
 
 import (
 	"context"
+	"os"
 	"path/filepath"
-	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace/pkg/client"
+	"github.com/millrace/millrace/pkg/codec"
+	"github.com/millrace/millrace/pkg/kafka"
+	"github.com/millrace/millrace/pkg/telemetry"
+	"github.com/millrace/millrace/producers/loadgen"
 )
 
 // load is how much is sent, and how fast. The rate leaves time for what is done to the consumers in the middle.
 type load struct {
-	perType int
-	rate    int // of each type, per second
+	count int64 // of all types together
+	rate  float64
 }
 
 // run sends all types while each consumer is restarted once and killed once, and judges what every destination holds.
 func (w *world) run(t *testing.T, l load) journal {
 	t.Helper()
-	command(t, nil, "topics", "apply", "--config", w.config)
+	apply := []string{"topics", "apply", "--config", w.config}
+	if len(w.Hosts) == 0 { // no real servers: the stores are not there
+		apply = append(apply, "--server", "kafka", "--server", "registry", "--server", "lake")
+	}
+	command(t, nil, apply...)
 	if produced, _, err := w.positions(t.Context(), "millrace-lake"); err != nil || produced != 0 {
 		t.Fatalf("Kafka holds %d records of the data types (%v): this suite wants it empty, `make stack-clean` makes it so", produced, err)
 	}
-	total := int64(l.perType * len(w.types.All()))
-	senders := make([]*process, 0, len(w.types.All()))
-	journals := make([]string, 0, len(w.types.All()))
-	var wait sync.WaitGroup
+	var disturbers sync.WaitGroup
 	for _, d := range w.destinations {
 		first := start(t, d.name, "run", "--config", w.config, d.name)
-		wait.Go(func() { w.disturb(t, d.name, first, total) })
+		disturbers.Go(func() { w.disturb(t, d.name, first, l.count) })
 	}
-	for _, typ := range w.types.All() {
-		path := filepath.Join(t.TempDir(), typ.Name+".ndjson")
-		journals = append(journals, path)
-		senders = append(senders, start(t, "loadgen "+typ.Name, "loadgen", "--config", w.config, "--type", typ.Name,
-			"--count", strconv.Itoa(l.perType), "--rate", strconv.Itoa(l.rate), "--journal", path))
-	}
-	for _, s := range senders {
-		if err := s.wait(5 * time.Minute); err != nil {
-			t.Fatal(err)
-		}
-	}
-	wait.Wait()
+	sent := w.send(t, l)
+	disturbers.Wait()
 	if t.Failed() {
 		t.FailNow()
 	}
 	for _, d := range w.destinations {
 		w.awaitNoLag(t, d.name, 5*time.Minute)
 	}
-	sent := journal{}
-	for _, path := range journals {
-		for typ, entries := range readJournal(t, path) {
-			sent[typ] = entries
-		}
-	}
-	if n := sent.acknowledged(); int64(n) != total {
-		t.Fatalf("%d records were acknowledged, want all %d: nothing was wrong with Kafka", n, total)
+	if n := sent.acknowledged(); int64(n) != l.count {
+		t.Fatalf("%d records were acknowledged, want all %d: nothing was wrong with Kafka", n, l.count)
 	}
 	if n := w.deadLetters(t); n != 0 {
 		t.Errorf("%d dead letters: nothing was wrong with any record", n)
 	}
 	w.judge(t, sent)
 	return sent
+}
+
+// send runs loadgen, and gives its journal.
+func (w *world) send(t *testing.T, l load) journal {
+	t.Helper()
+	tel := telemetry.Discard()
+	registry := codec.Default()
+	registry.URLs = []string{w.Registry}
+	types, err := codec.New(registry, w.types, tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	brokers := kafka.Default()
+	brokers.Brokers = w.Brokers
+	opts, err := brokers.Opts(tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	publisher, err := client.New(client.Default(), types, tel, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := loadgen.Default()
+	cfg.Count, cfg.Rate, cfg.Source = l.count, l.rate, "e2e"
+	cfg.Journal = filepath.Join(t.TempDir(), "journal.ndjson")
+	var summary strings.Builder
+	generator, err := loadgen.New(cfg, publisher, tel, &summary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := generator.Run(t.Context()); err != nil {
+		t.Fatalf("sending: %v\n%s", err, summary.String())
+	}
+	t.Log(summary.String())
+	if _, err := publisher.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(cfg.Journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	entries, err := loadgen.ReadJournal(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newJournal(t, entries)
 }
 
 // disturb stops a consumer when it is at work on the first half, and kills the one after it in the second half. Both

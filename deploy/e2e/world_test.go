@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/pkg/schema"
@@ -24,6 +25,7 @@ type world struct {
 	Elastic   string
 	Prefix    string // of indices
 	Warehouse string
+	Age       time.Duration // between commits of the lake
 
 	config       string // file
 	types        *schema.Set
@@ -45,7 +47,7 @@ registry: {urls: ["{{.Registry}}"]}
 cassandra: {hosts: [{{range .Hosts}}"{{.}}",{{end}}], keyspace: {{.Keyspace}}}
 elasticsearch: {urls: ["{{.Elastic}}"], prefix: {{.Prefix}}, replicas: 0}
 {{end}}
-lake: {age: 2s, warehouse: "{{.Warehouse}}"}
+lake: {age: {{.Age}}, warehouse: "{{.Warehouse}}"}
 `))
 
 // open writes the configuration and connects to Kafka.
@@ -85,7 +87,7 @@ func (w *world) positions(ctx context.Context, group string) (produced, committe
 		return 0, 0, err
 	}
 	commits, err := w.adm.FetchOffsets(ctx, group)
-	if err != nil {
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // before its first member
 		return 0, 0, err
 	}
 	ends.Each(func(end kadm.ListedOffset) {
