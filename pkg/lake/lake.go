@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/apache/iceberg-go/catalog"
 	_ "github.com/apache/iceberg-go/catalog/hadoop" // the catalog on a local disk
@@ -26,9 +25,9 @@ var ErrNoTable = errors.New("the table does not exist: run `millrace topics appl
 
 // Lake opens and makes tables in one catalog.
 type Lake struct {
-	cfg Config
-	tel telemetry.Set
-	now func() time.Time
+	cfg  Config
+	tel  telemetry.Set
+	open func(context.Context) (catalog.Catalog, error)
 
 	mu  sync.Mutex
 	cat catalog.Catalog
@@ -36,10 +35,17 @@ type Lake struct {
 
 // New checks the configuration. The catalog is opened by the first call that needs it.
 func New(cfg Config, tel telemetry.Set) (*Lake, error) {
+	return NewOn(cfg, tel, func(ctx context.Context) (catalog.Catalog, error) {
+		return catalog.Load(ctx, "millrace", cfg.properties())
+	})
+}
+
+// NewOn is New with another way to open the catalog.
+func NewOn(cfg Config, tel telemetry.Set, open func(context.Context) (catalog.Catalog, error)) (*Lake, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Lake{cfg: cfg, tel: tel.With("lake"), now: time.Now}, nil
+	return &Lake{cfg: cfg, tel: tel.With("lake"), open: open}, nil
 }
 
 func (l *Lake) catalog(ctx context.Context) (catalog.Catalog, error) {
@@ -48,7 +54,7 @@ func (l *Lake) catalog(ctx context.Context) (catalog.Catalog, error) {
 	if l.cat != nil {
 		return l.cat, nil
 	}
-	cat, err := catalog.Load(ctx, "millrace", l.cfg.properties())
+	cat, err := l.open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("opening catalog %s: %w", l.cfg.Catalog, err)
 	}
