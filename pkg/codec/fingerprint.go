@@ -27,6 +27,11 @@ import (
 //
 // Entries of maps under the key skipAttribute are left out: a record can so carry its own fingerprint.
 func Fingerprint(t *schema.Type, values []Value, skipAttribute string) string {
+	sum := sha256.Sum256(canonical(t, values, skipAttribute))
+	return hex.EncodeToString(sum[:16])
+}
+
+func canonical(t *schema.Type, values []Value, skipAttribute string) []byte {
 	order := make([]int, len(t.Fields))
 	for i := range order {
 		order[i] = i
@@ -39,8 +44,7 @@ func Fingerprint(t *schema.Type, values []Value, skipAttribute string) string {
 			buf = append(appendCanonical(buf, t.Fields[i].Kind, &values[i], skipAttribute), '\n')
 		}
 	}
-	sum := sha256.Sum256(buf)
-	return hex.EncodeToString(sum[:16])
+	return buf
 }
 
 func appendCanonical(dst []byte, kind schema.Kind, v *Value, skip string) []byte {
