@@ -89,7 +89,7 @@ func TestContract(t *testing.T) {
 	if !ok {
 		return
 	}
-	for _, typ := range []*schema.Type{schematest.NetworkFlow(t), schematest.Type(t, "log"), schematest.Type(t, "metric")} {
+	for _, typ := range []*schema.Type{schematest.NetworkFlow(t), schematest.Type(t, "log")} {
 		t.Run(typ.Name, func(t *testing.T) {
 			sinktest.Test(t, func(t *testing.T) sinktest.Harness {
 				s := open(t, servers, typ)

@@ -1,0 +1,495 @@
+package elasticsearch
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/pkg/codec"
+	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/pkg/schema/schematest"
+	"github.com/millrace/millrace/pkg/serve"
+	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/pkg/stream/sinktest"
+	"github.com/millrace/millrace/pkg/telemetry"
+)
+
+func maker(typ *schema.Type) sinktest.Maker {
+	return sinktest.Maker{Type: typ, Base: time.Now().Add(-time.Minute).Truncate(time.Second), Seed: "elasticsearch"}
+}
+
+// withField gives the type's next version, which has one field more.
+func withField(t *testing.T, typ *schema.Type, field string) *schema.Type {
+	t.Helper()
+	var doc map[string]any
+	if err := json.Unmarshal(typ.JSON, &doc); err != nil {
+		t.Fatal(err)
+	}
+	fields, _ := doc["fields"].([]any)
+	doc["fields"] = append(fields, json.RawMessage(field))
+	text, err := json.Marshal(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := schema.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return next
+}
+
+func newStore(t *testing.T, url string, types ...*schema.Type) *Store {
+	t.Helper()
+	cfg := Default()
+	cfg.URLs, cfg.Replicas = []string{url}, 0
+	cfg.Retry = Retry{Min: time.Millisecond, Max: 2 * time.Millisecond, Attempts: 3}
+	return newStoreOf(t, cfg, types...)
+}
+
+func newStoreOf(t *testing.T, cfg Config, types ...*schema.Type) *Store {
+	t.Helper()
+	set, err := schema.NewSet(types...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(cfg, set, telemetry.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.client.http.CloseIdleConnections)
+	return s
+}
+
+// store writes a batch and gives what done was called with.
+func store(t *testing.T, s *Store, b stream.Batch) error {
+	t.Helper()
+	result := make(chan error, 1)
+	if err := s.Write(t.Context(), b, func(err error) { result <- err }); err != nil {
+		return err
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-time.After(time.Minute):
+		t.Fatal("done was not called within a minute")
+		return nil
+	}
+}
+
+// fake is a server that has every template and answers _bulk as a test says.
+type fake struct {
+	t    *testing.T
+	typ  *schema.Type
+	bulk func(ids []string, w http.ResponseWriter)
+
+	mu   sync.Mutex
+	sent [][]string // ids of each bulk request
+	puts []string   // paths
+}
+
+func (f *fake) start() *Store {
+	srv := httptest.NewServer(f)
+	f.t.Cleanup(srv.Close)
+	return newStore(f.t, srv.URL, f.typ)
+}
+
+func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", asJSON)
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/_index_template/") && r.Method == http.MethodGet:
+		fmt.Fprintf(w, `{"index_templates":[{"index_template":%s}]}`, f.typ.IndexTemplate("millrace", 0))
+	case r.Method == http.MethodPut:
+		f.mu.Lock()
+		f.puts = append(f.puts, r.URL.Path)
+		f.mu.Unlock()
+		fmt.Fprint(w, `{"acknowledged":true}`)
+	case strings.HasSuffix(r.URL.Path, "/_mapping"):
+		fmt.Fprint(w, `{}`)
+	case r.URL.Path == "/_bulk":
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			f.t.Error(err)
+		}
+		ids := f.ids(body)
+		f.mu.Lock()
+		f.sent = append(f.sent, ids)
+		f.mu.Unlock()
+		f.bulk(ids, w)
+	default:
+		f.t.Errorf("unexpected request %s %s", r.Method, r.URL)
+	}
+}
+
+func (f *fake) ids(body []byte) []string {
+	var ids []string
+	lines := bytes.Split(bytes.TrimSuffix(body, []byte("\n")), []byte("\n"))
+	for i := 0; i < len(lines); i += 2 {
+		var action struct {
+			Create struct {
+				Index string `json:"_index"`
+				ID    string `json:"_id"`
+			} `json:"create"`
+		}
+		if err := json.Unmarshal(lines[i], &action); err != nil || !json.Valid(lines[i+1]) {
+			f.t.Errorf("not an action and a document: %s / %s", lines[i], lines[i+1])
+		}
+		ids = append(ids, action.Create.ID)
+	}
+	return ids
+}
+
+func items(w io.Writer, of ...string) {
+	fmt.Fprintf(w, `{"items":[%s]}`, strings.Join(of, ","))
+}
+
+const (
+	ok201      = `{"create":{"status":201}}`
+	dup409     = `{"create":{"status":409,"error":{"type":"version_conflict_engine_exception","reason":"exists"}}}`
+	parse400   = `{"create":{"status":400,"error":{"type":"document_parsing_exception","reason":"bad","caused_by":{"reason":"deeper"}}}}`
+	strict400  = `{"create":{"status":400,"error":{"type":"strict_dynamic_mapping_exception","reason":"strict"}}}`
+	shards400  = `{"create":{"status":400,"error":{"type":"validation_exception","reason":"this action would add [1] shards"}}}`
+	closed400  = `{"create":{"status":400,"error":{"type":"index_closed_exception","reason":"closed"}}}`
+	denied403  = `{"create":{"status":403,"error":{"type":"security_exception","reason":"no"}}}`
+	missing404 = `{"create":{"status":404,"error":{"type":"index_not_found_exception","reason":"no such index"}}}`
+	busy429    = `{"create":{"status":429,"error":{"type":"es_rejected_execution_exception","reason":"queue full"}}}`
+	down503    = `{"create":{"status":503,"error":{"type":"unavailable_shards_exception","reason":"primary"}}}`
+)
+
+func repeat(item string, n int) []string { return slices.Repeat([]string{item}, n) }
+
+// TestItems has one document of three answered in each way; the others are created.
+func TestItems(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	for name, c := range map[string]struct {
+		item    string
+		refused bool
+		outage  bool
+		sent    int // requests
+	}{
+		"created":   {item: ok201, sent: 1},
+		"duplicate": {item: dup409, sent: 1},
+		"parsing":   {item: parse400, refused: true, sent: 1},
+		"strict":    {item: strict400, refused: true, sent: 2}, // after a look whether the index lacks the field
+		"shards":    {item: shards400, outage: true, sent: 1},
+		"closed":    {item: closed400, outage: true, sent: 1},
+		"denied":    {item: denied403, outage: true, sent: 1},
+		"missing":   {item: missing404, outage: true, sent: 1},
+		"busy":      {item: busy429, outage: true, sent: 4}, // the first and three more
+		"down":      {item: down503, outage: true, sent: 4},
+		"strange":   {item: `{"create":{"status":418}}`, outage: true, sent: 1},
+		"nothing":   {item: `{}`, outage: true, sent: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &fake{t: t, typ: typ}
+			f.bulk = func(ids []string, w http.ResponseWriter) {
+				all := repeat(ok201, len(ids))
+				all[len(ids)/2] = c.item
+				items(w, all...)
+			}
+			s := f.start()
+			err := store(t, s, maker(typ).Batch(0, 0, 3))
+			var partial *stream.PartialError
+			switch isPartial := errors.As(err, &partial); {
+			case c.refused && (!isPartial || len(partial.Failed) != 1 || partial.Failed[1] == nil):
+				t.Errorf("done got %v, want record 1 refused", err)
+			case c.outage && (err == nil || isPartial):
+				t.Errorf("done got %v, want an outage", err)
+			case !c.refused && !c.outage && err != nil:
+				t.Errorf("done got %v", err)
+			}
+			if name == "parsing" && !strings.Contains(fmt.Sprint(partial.Failed[1]), "bad: deeper") {
+				t.Errorf("the reason is %v, want Elasticsearch's own", partial.Failed[1])
+			}
+			if len(f.sent) != c.sent {
+				t.Errorf("%d requests, want %d", len(f.sent), c.sent)
+			}
+			if c.sent > 1 && len(f.sent[1]) != 1 {
+				t.Errorf("%d documents sent again, want the one", len(f.sent[1]))
+			}
+		})
+	}
+}
+
+func TestCountsDuplicates(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	f := &fake{t: t, typ: typ, bulk: func(ids []string, w http.ResponseWriter) { items(w, ok201, dup409, dup409) }}
+	s := f.start()
+	if err := store(t, s, maker(typ).Batch(0, 0, 3)); err != nil {
+		t.Fatal(err)
+	}
+	if c, d := value(t, s.m.documents.WithLabelValues("log")), value(t, s.m.duplicates.WithLabelValues("log")); c != 1 || d != 2 {
+		t.Errorf("%g created and %g duplicates, want 1 and 2", c, d)
+	}
+}
+
+// TestTurnedAwayThenTaken sends only what was turned away again, and tells the refused one by its place in the batch.
+func TestTurnedAwayThenTaken(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	f := &fake{t: t, typ: typ}
+	f.bulk = func(ids []string, w http.ResponseWriter) {
+		switch len(f.sent) {
+		case 1:
+			items(w, ok201, busy429, ok201, down503, busy429)
+		case 2:
+			items(w, ok201, parse400, busy429)
+		default:
+			items(w, ok201)
+		}
+	}
+	b := maker(typ).Batch(0, 0, 5)
+	err := store(t, f.start(), b)
+	var partial *stream.PartialError
+	if !errors.As(err, &partial) || !slices.Equal(slices.Collect(maps.Keys(partial.Failed)), []int{3}) {
+		t.Errorf("done got %v, want record 3 refused", err)
+	}
+	id := func(i int) string { return string(b.Records[i].ID()) }
+	want := [][]string{{id(0), id(1), id(2), id(3), id(4)}, {id(1), id(3), id(4)}, {id(4)}}
+	if !slices.EqualFunc(f.sent, want, slices.Equal[[]string]) {
+		t.Errorf("sent %v, want %v", f.sent, want)
+	}
+}
+
+// TestWholeRequests: what is wrong with a request as a whole is never a record's fault.
+func TestWholeRequests(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	answer := func(status int, body string) func([]string, http.ResponseWriter) {
+		return func(_ []string, w http.ResponseWriter) {
+			w.WriteHeader(status)
+			fmt.Fprint(w, body)
+		}
+	}
+	for name, bulk := range map[string]func([]string, http.ResponseWriter){
+		"400":       answer(400, `{"error":{"type":"illegal_argument_exception","reason":"newline"},"status":400}`),
+		"parsing":   answer(400, `{"error":{"type":"document_parsing_exception","reason":"of the whole"},"status":400}`),
+		"401":       answer(401, `{"error":{"type":"security_exception","reason":"who"},"status":401}`),
+		"403":       answer(403, `{"error":"no"}`),
+		"404":       answer(404, ``),
+		"429":       answer(429, `{"error":{"type":"circuit_breaking_exception","reason":"memory"},"status":429}`),
+		"503":       answer(503, `<html>proxy</html>`),
+		"not JSON":  answer(200, `<html>proxy</html>`),
+		"empty":     answer(200, `{}`),
+		"too few":   answer(200, `{"items":[`+ok201+`]}`),
+		"cut short": func(_ []string, _ http.ResponseWriter) { panic(http.ErrAbortHandler) }, //nolint:forbidigo // how a handler drops its connection
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &fake{t: t, typ: typ, bulk: bulk}
+			err := store(t, f.start(), maker(typ).Batch(0, 0, 3))
+			var partial *stream.PartialError
+			if err == nil || errors.As(err, &partial) {
+				t.Errorf("done got %v, want an outage", err)
+			}
+			if len(f.sent) != 1 {
+				t.Errorf("%d requests, want 1: the runtime tries again, not the client", len(f.sent))
+			}
+		})
+	}
+}
+
+// TestTooLarge: a request that is refused for its size is halved down to the record that is too large alone.
+func TestTooLarge(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	b := maker(typ).Batch(0, 0, 16)
+	bad := string(b.Records[5].ID())
+	f := &fake{t: t, typ: typ, bulk: func(ids []string, w http.ResponseWriter) {
+		if len(ids) > 6 || slices.Contains(ids, bad) {
+			w.WriteHeader(http.StatusRequestEntityTooLarge)
+			return
+		}
+		items(w, repeat(ok201, len(ids))...)
+	}}
+	err := store(t, f.start(), b)
+	var partial *stream.PartialError
+	if !errors.As(err, &partial) || !slices.Equal(slices.Collect(maps.Keys(partial.Failed)), []int{5}) {
+		t.Errorf("done got %v, want record 5 refused", err)
+	}
+}
+
+func TestCutsBySize(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	f := &fake{t: t, typ: typ, bulk: func(ids []string, w http.ResponseWriter) { items(w, repeat(ok201, len(ids))...) }}
+	s := f.start()
+	s.cfg.Bulk = 4 << 10
+	b := maker(typ).Batch(0, 0, 200)
+	if err := store(t, s, b); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]int{}
+	for _, ids := range f.sent {
+		for _, id := range ids {
+			seen[id]++
+		}
+	}
+	if len(f.sent) < 5 || len(seen) != 200 {
+		t.Errorf("%d requests with %d documents, want several and 200", len(f.sent), len(seen))
+	}
+}
+
+func TestCancelledWhileTurnedAway(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	ctx, cancel := context.WithCancel(t.Context())
+	f := &fake{t: t, typ: typ, bulk: func(ids []string, w http.ResponseWriter) {
+		items(w, repeat(busy429, len(ids))...)
+		cancel()
+	}}
+	s := f.start()
+	s.cfg.Retry = Retry{Min: time.Hour, Max: time.Hour, Attempts: 5}
+	result := make(chan error, 1)
+	if err := s.Write(ctx, maker(typ).Batch(0, 0, 3), func(err error) { result <- err }); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; !errors.Is(err, context.Canceled) {
+		t.Errorf("done got %v", err)
+	}
+}
+
+func TestNoAnswerIsAnOutage(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	stop := make(chan struct{})
+	f := &fake{t: t, typ: typ, bulk: func([]string, http.ResponseWriter) { <-stop }}
+	s := f.start()
+	t.Cleanup(func() { close(stop) })
+	s.client.timeout = 50 * time.Millisecond
+	err := store(t, s, maker(typ).Batch(0, 0, 3))
+	if err == nil || !strings.Contains(err.Error(), "no answer from Elasticsearch within 50ms") {
+		t.Errorf("done got %v", err)
+	}
+}
+
+// TestExpiredRecordsMakeNoIndex: it would be deleted within the hour.
+func TestExpiredRecordsMakeNoIndex(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	f := &fake{t: t, typ: typ, bulk: func(ids []string, w http.ResponseWriter) { items(w, repeat(ok201, len(ids))...) }}
+	s := f.start()
+	b := maker(typ).Batch(0, 0, 3)
+	old := time.Now().Add(-typ.Elasticsearch.Retention - 48*time.Hour)
+	b.Records[1].Values[schema.Time] = codec.LongValue(old.UnixMicro())
+	if err := store(t, s, b); err != nil {
+		t.Fatal(err)
+	}
+	if n := value(t, s.m.expired.WithLabelValues("log")); n != 1 || len(f.sent) != 1 || len(f.sent[0]) != 2 {
+		t.Errorf("%g expired, %v sent; want 1 and the two others", n, f.sent)
+	}
+}
+
+func TestMissingTemplateIsAnOutage(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/_bulk" {
+			t.Error("documents were sent without a template: Elasticsearch would guess the fields' types")
+		}
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, `{"error":{"type":"resource_not_found_exception","reason":"not found"},"status":404}`)
+	}))
+	t.Cleanup(srv.Close)
+	err := store(t, newStore(t, srv.URL, typ), maker(typ).Batch(0, 0, 3))
+	if err == nil || !strings.Contains(err.Error(), "millrace topics apply") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestIDsAreQuoted(t *testing.T) {
+	for _, id := range []string{"018f0000-0000-7000-8000-000000000001", "a\"},\"x\":\n", "żółć", ""} {
+		var got string
+		if err := json.Unmarshal(appendQuoted(nil, []byte(id)), &got); err != nil || got != id {
+			t.Errorf("%q became %q, %v", id, got, err)
+		}
+	}
+}
+
+func TestPathsAreEscaped(t *testing.T) {
+	if got := pathOf("a/b?c", "_search"); got != "/a%2Fb%3Fc/_search" {
+		t.Error(got)
+	}
+}
+
+func TestSearchBody(t *testing.T) {
+	typ, metric := schematest.Type(t, "log"), schematest.Type(t, "metric")
+	s := newStore(t, "http://127.0.0.1:1", typ, metric)
+	evil := `" OR *:* {"match_all":{}} \`
+	body, err := s.searchBody(typ, serve.SearchQuery{Text: evil, Filters: map[string]string{"service": evil, "attributes.a.b": evil}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got any
+	if err := json.Unmarshal(body, &got); err != nil {
+		t.Fatal(err)
+	}
+	text, _ := json.Marshal(evil)
+	if n := bytes.Count(body, text); n != 3 {
+		t.Errorf("the text stands %d times as a value, want 3: %s", n, body)
+	}
+	for name, q := range map[string]serve.SearchQuery{
+		"no such field":        {Filters: map[string]string{"nope": "x"}},
+		"full text":            {Filters: map[string]string{"body": "x"}},
+		"a map":                {Filters: map[string]string{"attributes": "x"}},
+		"no key":               {Filters: map[string]string{"attributes.": "x"}},
+		"below a plain string": {Filters: map[string]string{"service.x": "x"}},
+	} {
+		if _, err := s.searchBody(typ, q); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if _, err := s.searchBody(metric, serve.SearchQuery{Text: "x"}); err == nil || !strings.Contains(err.Error(), "no full-text field") {
+		t.Errorf("text in a type without any: %v", err)
+	}
+}
+
+func TestValidateNamesEveryMistake(t *testing.T) {
+	if err := Default().Validate(); err != nil {
+		t.Error(err)
+	}
+	err := Config{URLs: []string{"nowhere", "http://u:p@h"}, Prefix: "Bad", Password: "x", Replicas: -1}.Validate()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, key := range []string{"urls[0]", "urls[1]", "prefix", "password", "replicas", "timeout", "bulk", "in_flight", "retry", "count"} {
+		if !strings.Contains(err.Error(), "elasticsearch."+key) {
+			t.Errorf("nothing about elasticsearch.%s in:\n%v", key, err)
+		}
+	}
+}
+
+func TestOnlyOurIndices(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	s := newStore(t, "http://127.0.0.1:1", typ)
+	for index, want := range map[string]bool{
+		"millrace-log-2026.01.02": true, "millrace-log-2026.01.02-copy": false, "millrace-log-archive": false,
+		"millrace-login-2026.01.02": false, "xmillrace-log-2026.01.02": false, "millrace-log-": false,
+	} {
+		if got := s.isOurs(typ, index); got != want {
+			t.Errorf("%s: %t, want %t", index, got, want)
+		}
+	}
+}
+
+// TestSourceIsExact reads back what codec writes, for the values that JSON readers like to round.
+func TestSourceIsExact(t *testing.T) {
+	typ := schematest.NetworkFlow(t)
+	set := func(r *codec.Record, field string, v codec.Value) { r.Values[typ.Index(field)] = v }
+	for i := range int64(200) {
+		r := maker(typ).Record(0, i)
+		set(&r, "octets", codec.LongValue(math.MaxInt64-i))
+		set(&r, "as_number", codec.LongValue(math.MinInt64+i))
+		set(&r, "rtt_ms", codec.DoubleValue([]float64{math.Inf(1), math.Copysign(0, -1), math.MaxFloat64, 1e-320, 0.1}[i%5]))
+		set(&r, "closed_at", codec.LongValue([]int64{0, -1, 253402300800000000, math.MaxInt64}[i%4]))
+		got, err := parseSource(typ, codec.AppendJSON(nil, &r))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, b := codec.Fingerprint(typ, r.Values, ""), codec.Fingerprint(typ, got, ""); a != b {
+			t.Fatalf("record %d:\n%s\nbecame\n%s", i, sinktest.Text(typ, r.Values), sinktest.Text(typ, got))
+		}
+	}
+}
