@@ -39,6 +39,9 @@ where it stopped, also after kill -9.
 Example: millrace dev --data /tmp/millrace --listen 127.0.0.1:9999`
 }
 
+// devSink is the destination that takes the place of Cassandra and Elasticsearch.
+const devSink = "store"
+
 const stopWithin = 10 * time.Second // for the embedded broker, after everything else has stopped
 
 func (c *devCmd) Run(ctx context.Context, e *env) error {
@@ -121,7 +124,7 @@ func newDevSystem(c *devCmd, data string, broker *devbroker.Broker, logs io.Writ
 		return nil, err
 	}
 	s.api.Series, s.api.Search = store, store
-	if err := s.sink("store", store, store.Run); err != nil {
+	if err := s.sink(devSink, store, store.Run); err != nil {
 		return nil, err
 	}
 	for _, add := range []func(*system) error{addLake, addGateway, addHostmetrics, addLogtail} {

@@ -38,9 +38,9 @@ Example: millrace lag --config /etc/millrace.yaml --group millrace-lake`
 }
 
 func (c *lagCmd) Run(ctx context.Context, e *env) error {
-	path := c.Config
+	path, sinks := c.Config, []string{"cassandra", "elasticsearch", "lake"}
 	if path == "" {
-		path = filepath.Join(c.Data, devConfigFile)
+		path, sinks = filepath.Join(c.Data, devConfigFile), []string{devSink, "lake"}
 	}
 	cfg, err := loadConfig(path)
 	if err != nil {
@@ -60,9 +60,9 @@ func (c *lagCmd) Run(ctx context.Context, e *env) error {
 		topics = append(topics, t.TopicName())
 	}
 	groups := c.Group
-	if len(groups) == 0 {
-		if groups, err = kafka.Groups(ctx, cl, stream.Group("")); err != nil {
-			return err
+	if len(groups) == 0 { // also those that never ran: they are behind by all there is
+		for _, name := range sinks {
+			groups = append(groups, stream.Group(name))
 		}
 	}
 	rows, err := kafka.Lag(ctx, cl, groups, topics, c.Wait, e.now)
