@@ -14,7 +14,10 @@ import (
 // assigned takes new partitions on. Where they start is found out in adjust, which follows.
 func (c *Consumer) assigned(m map[string][]int32) {
 	<-c.ready
-	c.metrics.rebalances.Inc()
+	if len(m) > 0 {
+		c.metrics.rebalances.Inc()
+		c.tel.Log.Info("partitions assigned", "partitions", m)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.joined = true
@@ -182,6 +185,7 @@ func (c *Consumer) revoked(base context.Context, m map[string][]int32) {
 		return
 	}
 	c.metrics.rebalances.Inc()
+	c.tel.Log.Info("partitions revoked", "partitions", m)
 	ctx, cancel := context.WithTimeout(base, c.cfg.Drain)
 	defer cancel()
 	c.drain(ctx, keys)

@@ -14,6 +14,7 @@ type Config struct {
 	Memory   config.Bytes  `yaml:"memory"`    // of all records held, over all partitions; at it, partitions are paused
 	InFlight int           `yaml:"in_flight"` // batches of one partition that a sink may have at once
 	Commit   time.Duration `yaml:"commit"`    // interval of commits
+	Session  time.Duration `yaml:"session"`   // after which the broker gives a dead consumer's partitions to others
 	Drain    time.Duration `yaml:"drain"`     // for what is in flight, at a stop or when a partition is taken away
 	Stall    time.Duration `yaml:"stall"`     // not ready when a partition waits this long without progress
 	Retry    Retry         `yaml:"retry"`
@@ -42,6 +43,7 @@ func Default() Config {
 		Memory:   256 << 20,
 		InFlight: 4,
 		Commit:   time.Second,
+		Session:  30 * time.Second,
 		Drain:    20 * time.Second,
 		Stall:    2 * time.Minute,
 		Retry:    Retry{Min: 100 * time.Millisecond, Max: 30 * time.Second, Attempt: 30 * time.Second, Breaker: 5},
@@ -62,6 +64,7 @@ func (c Config) Validate() error {
 	positive("memory", c.Memory > 0, c.Memory)
 	positive("in_flight", c.InFlight > 0, c.InFlight)
 	positive("commit", c.Commit > 0, c.Commit)
+	positive("session", c.Session > 0, c.Session)
 	positive("drain", c.Drain > 0, c.Drain)
 	positive("stall", c.Stall > 0, c.Stall)
 	positive("retry.min", c.Retry.Min > 0, c.Retry.Min)

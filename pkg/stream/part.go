@@ -212,6 +212,7 @@ type decoding struct {
 	decoder Decoder
 	batch   *batch
 	age     *time.Timer
+	full    int   // bytes of a batch: two must fit the partition's share, or it would wait for their age
 	next    int64 // records below were seen; a client that was set back may give them again
 }
 
@@ -253,8 +254,7 @@ func (d *decoding) add(ctx context.Context, r *kgo.Record) {
 		b.Records = append(b.Records, record)
 		b.Bytes += len(r.Key) + len(r.Value)
 	}
-	full := min(int(d.c.cfg.Batch.Bytes), d.c.budget.sharePerPart()/2)
-	if len(b.Records)+b.Dead >= d.c.cfg.Batch.Records || b.held >= full {
+	if len(b.Records)+b.Dead >= d.c.cfg.Batch.Records || b.held >= d.full {
 		d.cut(ctx)
 	}
 }
@@ -290,6 +290,7 @@ func (d *decoding) open(r *kgo.Record) {
 		Batch: Batch{Topic: d.key.Topic, Partition: d.key.Partition, Type: d.typ},
 		claim: d.claim, begun: time.Now(), first: r.Timestamp,
 	}
+	d.full = min(int(d.c.cfg.Batch.Bytes), d.c.budget.sharePerPart()/2)
 	d.age.Reset(d.c.cfg.Batch.Age)
 	d.c.mu.Lock()
 	d.opened = r.Timestamp

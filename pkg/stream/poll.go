@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	maxPoll        = 5000 // records of one poll, which is by how much the memory bound can be passed
-	maxPollBackoff = 5 * time.Second
+	maxPoll        = 5000        // records of one poll, which is by how much the memory bound can be passed
+	maxPollBackoff = time.Second // also what a failing topic delays the others by
 )
 
 // pollLoop hands fetched records over until ctx ends. It never waits for a partition: between a poll and

@@ -10,6 +10,11 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/pkg/stream/ledger"
+	"github.com/millrace/millrace/pkg/telemetry"
 )
 
 // feed produces to all partitions until it is told to stop, and gives how many records each has.
@@ -261,4 +266,104 @@ func TestTopicMadeAnewStops(t *testing.T) {
 		}
 		w.stop(m)
 	})
+}
+
+// A member without a partition is ready: there is nothing it could do.
+func TestStandbyIsReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var members []*member
+		for range 4 {
+			members = append(members, w.join(w.sink))
+		}
+		time.Sleep(10 * time.Minute)
+		for i, m := range members {
+			if err := m.Ready(); err != nil {
+				t.Errorf("member %d: %v", i, err)
+			}
+		}
+		for _, m := range members {
+			w.stop(m)
+		}
+	})
+}
+
+// A stop is in time also when nothing answers any more.
+func TestStopIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 100)
+		w.sink.set(func(s *memSink) { s.delay = time.Hour })
+		m := w.join(w.sink)
+		time.Sleep(5 * time.Second)
+		begun := time.Now()
+		w.kill(m)
+		if took := time.Since(begun); took > w.cfg.Drain+10*time.Second {
+			t.Errorf("the stop took %v, want little more than the drain of %v", took, w.cfg.Drain)
+		}
+
+		k := &absentKeeper{newMemKeeper(t, newTable())}
+		m = w.join(k)
+		time.Sleep(3 * time.Minute)
+		if err := m.Ready(); err == nil || !strings.Contains(err.Error(), "starting") {
+			t.Errorf("Ready is %v, want partitions that wait to start", err)
+		}
+		begun = time.Now()
+		w.stop(m)
+		if took := time.Since(begun); took > w.cfg.Drain+10*time.Second {
+			t.Errorf("the stop took %v while the destination was out", took)
+		}
+	})
+}
+
+// absentKeeper does not answer.
+type absentKeeper struct{ *memKeeper }
+
+func (absentKeeper) Assigned(context.Context, string, []int32) (map[int32]int64, error) {
+	return nil, errors.New("connection refused")
+}
+
+// A commit that was collected before its partition was lost must not be sent after, whatever generation it would bear:
+// it would rewind the next owner.
+func TestCommitIsFenced(t *testing.T) {
+	c, err := New(Default(), "mem", newMemSink(), Deps{
+		Decoder: func(string) Decoder { return nil }, Types: []*schema.Type{{Name: "a"}}, Telemetry: telemetry.Discard(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := ledger.Key{Topic: topic}
+	fetch := func(claim ledger.Claim, to int64) {
+		first, _ := c.ledger.Fetched(claim, to)
+		c.ledger.Done(claim, first, to, ledger.Mark{})
+	}
+	send := func(positions []ledger.Position) error {
+		byKey := map[ledger.Key]ledger.Position{}
+		req := kmsg.NewPtrOffsetCommitRequest()
+		for _, p := range positions {
+			byKey[p.Claim.Key] = p
+			req.Topics = append(req.Topics, kmsg.OffsetCommitRequestTopic{
+				Topic: topic, Partitions: []kmsg.OffsetCommitRequestTopicPartition{{Offset: p.Offset}},
+			})
+		}
+		return c.check(req, byKey)
+	}
+	claim := c.ledger.Assign(k, 0)
+	fetch(claim, 50)
+	collected := c.ledger.Uncommitted()
+	if err := send(collected); err != nil {
+		t.Fatalf("a current commit: %v", err)
+	}
+	fetch(claim, 100)
+	c.ledger.Committed(c.ledger.Uncommitted()[0])
+	if err := send(collected); err == nil {
+		t.Error("a commit of 50 was sent after 100 was committed")
+	}
+	fetch(claim, 150)
+	collected = c.ledger.Uncommitted()
+	c.ledger.Revoke(claim)
+	c.ledger.Assign(k, 100)
+	if err := send(collected); err == nil {
+		t.Error("a commit was sent under a claim that had ended")
+	}
 }

@@ -103,7 +103,14 @@ func (c *Consumer) Run(ctx context.Context) error {
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var tasks sync.WaitGroup
-	c.spawn = func(task func(context.Context)) { tasks.Go(func() { task(base) }) }
+	var gate sync.Mutex
+	c.spawn = func(task func(context.Context)) {
+		gate.Lock() // no task begins once their end is waited for
+		defer gate.Unlock()
+		if base.Err() == nil {
+			tasks.Go(func() { task(base) })
+		}
+	}
 	c.life = func() (context.Context, context.CancelFunc) { return context.WithCancel(base) }
 	client, err := kgo.NewClient(c.options(base)...)
 	if err != nil {
@@ -121,7 +128,9 @@ func (c *Consumer) Run(ctx context.Context) error {
 
 	c.leave(base)
 	stopTicking()
+	gate.Lock()
 	stop() // whatever is still at work ends
+	gate.Unlock()
 	client.Close()
 	return errors.Join(err, c.await(&tasks))
 }
@@ -149,9 +158,8 @@ func (c *Consumer) await(tasks *sync.WaitGroup) error {
 }
 
 const (
-	leaveTimeout   = 5 * time.Second // beyond the drain, to commit and to leave
-	sessionTimeout = 30 * time.Second
-	commitTimeout  = 45 * time.Second
+	leaveTimeout  = 5 * time.Second // beyond the drain, to commit and to leave
+	commitTimeout = 45 * time.Second
 )
 
 func (c *Consumer) options(base context.Context) []kgo.Opt {
@@ -169,7 +177,8 @@ func (c *Consumer) options(base context.Context) []kgo.Opt {
 		kgo.ConsumerGroup(Group(c.name)),
 		kgo.ConsumeTopics(topics...),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
-		kgo.SessionTimeout(sessionTimeout),
+		kgo.SessionTimeout(c.cfg.Session),
+		kgo.HeartbeatInterval(min(3*time.Second, c.cfg.Session/3)),
 		kgo.RebalanceTimeout(c.cfg.Drain+commitTimeout),
 		kgo.DisableAutoCommit(),
 		kgo.BlockRebalanceOnPoll(),                        // polls only hand over, so they block nothing

@@ -293,7 +293,6 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-
 // commitAt sets the group's offset, as an operator would.
 func (w *world) commitAt(cl *kgo.Client, partition int32, at int64) {
 	w.Helper()
