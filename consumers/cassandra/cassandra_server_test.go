@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -388,7 +389,7 @@ func TestSeries(t *testing.T) {
 		set(r, "service", codec.StringValue("shop"))
 		set(r, "host", codec.StringValue(fmt.Sprintf("h%d", i%2)))
 		set(r, "value", codec.DoubleValue(float64(i)))
-		set(r, "attributes", codec.MapValue(map[string]string{"cpu": fmt.Sprint(i % 4)}))
+		set(r, "attributes", codec.MapValue(map[string]string{"cpu": strconv.Itoa(i % 4)}))
 	}
 	if err := store(t, s, b); err != nil {
 		t.Fatal(err)

@@ -65,11 +65,11 @@ func exec(t *testing.T, s *Store, statement string) {
 	t.Helper()
 	c := &connector{cfg: s.cfg}
 	defer c.close()
-	out, err := c.get(context.Background()) //nolint:usetesting // also at the end of a test, when its context has ended
+	out, err := c.get(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.execAll(context.Background(), out, []string{statement}); err != nil { //nolint:usetesting // as above
+	if err := s.execAll(context.Background(), out, []string{statement}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -166,7 +166,7 @@ func TestConnectingEndsWithTheContext(t *testing.T) {
 func TestEmptyBatchNeedsNoServer(t *testing.T) {
 	s := offline(t, "127.0.0.1:1")
 	called := 0
-	if err := s.Write(t.Context(), stream.Batch{Next: 3, Dead: 3}, func(err error) { called++ }); err != nil || called != 1 {
+	if err := s.Write(t.Context(), stream.Batch{Next: 3, Dead: 3}, func(error) { called++ }); err != nil || called != 1 {
 		t.Errorf("err %v, %d dones", err, called)
 	}
 }
@@ -353,12 +353,12 @@ func TestCellRefusesAnotherColumn(t *testing.T) {
 func FuzzMap(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 0, 0, 0, 1, 'k', 0, 0, 0, 0})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Fuzz(func(_ *testing.T, data []byte) {
 		m, err := avroMap(data)
 		if err != nil {
 			return
 		}
-		for range codec.BytesValue(m).Pairs() { //nolint:revive // only that it ends
+		for range codec.BytesValue(m).Pairs() {
 		}
 	})
 }

@@ -116,7 +116,7 @@ func clusterConfig(cfg Config, keyspace string) (*gocql.ClusterConfig, error) {
 	// gocql 1.7.0 applies a retry policy to every query, idempotent or not, and to errors that a retry makes worse.
 	// The runtime retries, under a budget and a circuit breaker.
 	c.RetryPolicy = never{}
-	var fallback gocql.HostSelectionPolicy = gocql.RoundRobinHostPolicy()
+	fallback := gocql.RoundRobinHostPolicy()
 	if cfg.Datacenter != "" {
 		fallback = gocql.DCAwareRoundRobinPolicy(cfg.Datacenter)
 	}

@@ -168,7 +168,7 @@ func (s *Store) bulk(ctx context.Context, q request) (*bulkAnswer, error) {
 	s.m.duration.Observe(time.Since(start).Seconds())
 	s.m.bytes.Add(float64(len(q.body)))
 	if err == nil && len(answer.Items) != len(q.docs) {
-		err = fmt.Errorf("Elasticsearch answered for %d of %d documents", len(answer.Items), len(q.docs))
+		err = fmt.Errorf("the answer is about %d of %d documents", len(answer.Items), len(q.docs))
 	}
 	if err != nil {
 		s.m.errors.WithLabelValues(kindOf(err)).Inc()

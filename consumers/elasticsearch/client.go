@@ -121,7 +121,7 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 		return because(ctx, fmt.Errorf("reading Elasticsearch's answer: %w", err))
 	}
 	if len(data) > maxAnswer {
-		return fmt.Errorf("Elasticsearch's answer is over %d bytes", maxAnswer)
+		return fmt.Errorf("the answer is over %d bytes", maxAnswer)
 	}
 	if res.StatusCode >= 300 {
 		return statusError(res.StatusCode, data)

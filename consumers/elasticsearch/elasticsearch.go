@@ -107,7 +107,7 @@ func (s *Store) Ping(ctx context.Context) error {
 		return fmt.Errorf("asking Elasticsearch for its health: %w", err)
 	}
 	if health.Status == "red" {
-		return errors.New("Elasticsearch's health is red: some shard has no copy")
+		return errors.New("the cluster's health is red: some shard has no copy")
 	}
 	return nil
 }

@@ -149,7 +149,7 @@ func TestOutages(t *testing.T) {
 			if settings != "" {
 				t.Cleanup(func() {
 					undo := []byte(`{"index.blocks.read_only":null,"index.blocks.read_only_allow_delete":null}`)
-					if err := s.client.do(context.Background(), http.MethodPut, pattern+"/_settings", nil, asJSON, undo, nil); err != nil { //nolint:usetesting // the test's context has ended
+					if err := s.client.do(context.Background(), http.MethodPut, pattern+"/_settings", nil, asJSON, undo, nil); err != nil {
 						t.Error(err)
 					}
 				})

@@ -109,14 +109,14 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", asJSON)
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/_index_template/") && r.Method == http.MethodGet:
-		fmt.Fprintf(w, `{"index_templates":[{"index_template":%s}]}`, f.typ.IndexTemplate("millrace", 0))
+		_, _ = fmt.Fprintf(w, `{"index_templates":[{"index_template":%s}]}`, f.typ.IndexTemplate("millrace", 0))
 	case r.Method == http.MethodPut:
 		f.mu.Lock()
 		f.puts = append(f.puts, r.URL.Path)
 		f.mu.Unlock()
-		fmt.Fprint(w, `{"acknowledged":true}`)
+		_, _ = fmt.Fprint(w, `{"acknowledged":true}`)
 	case strings.HasSuffix(r.URL.Path, "/_mapping"):
-		fmt.Fprint(w, `{}`)
+		_, _ = fmt.Fprint(w, `{}`)
 	case r.URL.Path == "/_bulk":
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -151,7 +151,7 @@ func (f *fake) ids(body []byte) []string {
 }
 
 func items(w io.Writer, of ...string) {
-	fmt.Fprintf(w, `{"items":[%s]}`, strings.Join(of, ","))
+	_, _ = fmt.Fprintf(w, `{"items":[%s]}`, strings.Join(of, ","))
 }
 
 const (
@@ -224,7 +224,7 @@ func TestItems(t *testing.T) {
 
 func TestCountsDuplicates(t *testing.T) {
 	typ := schematest.Type(t, "log")
-	f := &fake{t: t, typ: typ, bulk: func(ids []string, w http.ResponseWriter) { items(w, ok201, dup409, dup409) }}
+	f := &fake{t: t, typ: typ, bulk: func(_ []string, w http.ResponseWriter) { items(w, ok201, dup409, dup409) }}
 	s := f.start()
 	if err := store(t, s, maker(typ).Batch(0, 0, 3)); err != nil {
 		t.Fatal(err)
@@ -238,7 +238,7 @@ func TestCountsDuplicates(t *testing.T) {
 func TestTurnedAwayThenTaken(t *testing.T) {
 	typ := schematest.Type(t, "log")
 	f := &fake{t: t, typ: typ}
-	f.bulk = func(ids []string, w http.ResponseWriter) {
+	f.bulk = func(_ []string, w http.ResponseWriter) {
 		switch len(f.sent) {
 		case 1:
 			items(w, ok201, busy429, ok201, down503, busy429)
@@ -267,7 +267,7 @@ func TestWholeRequests(t *testing.T) {
 	answer := func(status int, body string) func([]string, http.ResponseWriter) {
 		return func(_ []string, w http.ResponseWriter) {
 			w.WriteHeader(status)
-			fmt.Fprint(w, body)
+			_, _ = fmt.Fprint(w, body)
 		}
 	}
 	for name, bulk := range map[string]func([]string, http.ResponseWriter){
@@ -390,7 +390,7 @@ func TestMissingTemplateIsAnOutage(t *testing.T) {
 			t.Error("documents were sent without a template: Elasticsearch would guess the fields' types")
 		}
 		w.WriteHeader(http.StatusNotFound)
-		fmt.Fprint(w, `{"error":{"type":"resource_not_found_exception","reason":"not found"},"status":404}`)
+		_, _ = fmt.Fprint(w, `{"error":{"type":"resource_not_found_exception","reason":"not found"},"status":404}`)
 	}))
 	t.Cleanup(srv.Close)
 	err := store(t, newStore(t, srv.URL, typ), maker(typ).Batch(0, 0, 3))
