@@ -3,7 +3,6 @@ package client_test
 import (
 	"context"
 	"fmt"
-	"log"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -29,33 +28,37 @@ func Example() {
 	ctx := context.Background()
 	c, err := client.Dial(ctx, brokers, registry)
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 
 	// Typed.
 	severity := "ERROR"
 	logs := client.For[Log](c, "log")
 	err = logs.Send(ctx, Log{Service: "billing", Severity: &severity, Body: "disk full"}, func(err error) {
-		fmt.Println("log:", client.OutcomeOf(err))
+		fmt.Println("log:", client.OutcomeOf(err)) // after Kafka's acknowledgement
 	})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err) // it was not taken
 	}
 
 	// Untyped: a map, or JSON.
 	err = c.Send(ctx, "metric", map[string]any{"name": "queue.length", "value": 17.0}, nil)
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
 	}
 
 	// What does not fit the schema is refused at once, by the field's name.
 	fmt.Println(c.Send(ctx, "log", []byte(`{"body": 5}`), nil))
+	if err := c.Flush(ctx); err != nil {
+		fmt.Println(err)
+	}
 
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	report, err := c.Close(ctx)
 	fmt.Println("acknowledged:", report.Acknowledged, "unknown:", report.Unknown, "error:", err)
-	// Output:
+	// Unordered output:
 	// field "body" must be a string, not a number
 	// log: acknowledged
 	// acknowledged: 2 unknown: 0 error: <nil>
@@ -63,29 +66,25 @@ func Example() {
 
 // demo starts a Kafka and a registry in this process.
 func demo() (brokers, registry []string, stop func()) {
-	kafka, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "millrace.log", "millrace.metric"))
-	if err != nil {
-		log.Fatal(err)
+	check := func(err error) {
+		if err != nil {
+			panic(err)
+		}
 	}
+	kafka, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "millrace.log", "millrace.metric"))
+	check(err)
 	reg := srfake.New()
 	types, err := schema.Builtin()
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	set, err := schema.NewSet(types...)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	cfg := codec.Default()
 	cfg.URLs = []string{reg.URL()}
 	c, err := codec.New(cfg, set, telemetry.Discard())
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	for _, t := range types {
-		if _, err := c.Register(context.Background(), t); err != nil {
-			log.Fatal(err)
-		}
+		_, err := c.Register(context.Background(), t)
+		check(err)
 	}
 	return kafka.ListenAddrs(), cfg.URLs, func() { kafka.Close(); reg.Close() }
 }

@@ -143,7 +143,7 @@ func (c *Codec) Run(ctx context.Context) error {
 			}
 		}
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // stopping is not a failure
+			return nil // stopping is not a failure
 		}
 		if (failed != nil) != down {
 			down = failed != nil

@@ -3,8 +3,8 @@ package codec
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -352,12 +352,12 @@ func TestMapsOnTheWire(t *testing.T) {
 
 	many := map[string]string{}
 	for i := range 1000 {
-		many[fmt.Sprint(i)] = "v"
+		many[strconv.Itoa(i)] = "v"
 	}
 	f(string(MapValue(many).buf), nil)
 	var pairs []string
 	for i := range 100 {
-		pairs = append(pairs, fmt.Sprint(i%99), "v")
+		pairs = append(pairs, strconv.Itoa(i%99), "v")
 	}
 	f(string(PairsValue(pairs...).buf), errMapKey)
 	f(string(PairsValue("k").buf), nil)
@@ -370,8 +370,7 @@ func FuzzEncodeJSON(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r, err := e.EncodeJSON(in)
 		if err != nil {
-			var fe *FieldError
-			if !errors.As(err, &fe) {
+			if _, named := errors.AsType[*FieldError](err); !named {
 				t.Fatalf("%T: %v", err, err)
 			}
 			return

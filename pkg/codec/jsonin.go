@@ -34,7 +34,7 @@ var errUnknownField = errors.New("is not a field of the type")
 // refuses.
 func (e *Encoder) EncodeJSON(obj []byte) (*kgo.Record, error) {
 	r, err := e.encodeJSON(obj)
-	var fe *unknownField
+	var fe *unknownFieldError
 	if !errors.As(err, &fe) {
 		return r, err
 	}
@@ -47,10 +47,10 @@ func (e *Encoder) EncodeJSON(obj []byte) (*kgo.Record, error) {
 	return nil, &FieldError{Field: fe.name, Msg: errUnknownField.Error()}
 }
 
-// unknownField is a FieldError in the making.
-type unknownField struct{ name string }
+// unknownFieldError is a FieldError in the making.
+type unknownFieldError struct{ name string }
 
-func (e *unknownField) Error() string { return "unknown field " + e.name }
+func (e *unknownFieldError) Error() string { return "unknown field " + e.name }
 
 // newer gives the encoder of a newer version that has the field, or nil.
 func (e *Encoder) newer(field string) *Encoder {
@@ -117,7 +117,7 @@ func (e *Encoder) readObject(s *jsonState) error {
 	err := s.scan.object(func(name []byte) error {
 		i := e.typ.Index(string(name))
 		if i < 0 {
-			return &unknownField{name: string(name)}
+			return &unknownFieldError{name: string(name)}
 		}
 		f := &e.typ.Fields[i]
 		if s.seen[i] {
@@ -126,8 +126,7 @@ func (e *Encoder) readObject(s *jsonState) error {
 		s.seen[i] = true
 		v, err := s.scan.value(f)
 		if err != nil {
-			var fe *FieldError
-			if errors.As(err, &fe) {
+			if _, named := errors.AsType[*FieldError](err); named {
 				return err
 			}
 			return &FieldError{Field: f.Name, Msg: err.Error()}
@@ -136,7 +135,7 @@ func (e *Encoder) readObject(s *jsonState) error {
 		return nil
 	})
 	var fe *FieldError
-	var unknown *unknownField
+	var unknown *unknownFieldError
 	switch {
 	case err == nil && s.scan.peek() != 0:
 		return &FieldError{Msg: fmt.Sprintf("record has something after its object, at byte %d", s.scan.pos)}

@@ -37,8 +37,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 // register gives the collector that is registered already, if there is one: a process may have several codecs.
 func register[C prometheus.Collector](reg prometheus.Registerer, c C, errs *[]error) C {
 	err := reg.Register(c)
-	var twice prometheus.AlreadyRegisteredError
-	if errors.As(err, &twice) {
+	if twice, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
 		if same, ok := twice.ExistingCollector.(C); ok {
 			return same
 		}

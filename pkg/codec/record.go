@@ -82,7 +82,7 @@ func (r *Record) ID() []byte { return r.Values[schema.ID].Bytes() }
 func (r *Record) TimeMicros() int64 { return r.Values[schema.Time].Long() }
 
 // BadRecord is an error that is the record's own fault: it can never be decoded, however often it is tried.
-type BadRecord struct {
+type BadRecord struct { //nolint:errname // it says what the record is, and stands in every caller
 	Reason string // a short constant for the dead letter and the counter: "malformed", "time_out_of_range", ...
 	Err    error
 }

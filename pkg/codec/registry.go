@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -274,7 +275,7 @@ func (c *Codec) ask(ctx context.Context, name string, call func(context.Context)
 	result := "ok"
 	var re *sr.ResponseError
 	switch {
-	case errors.As(err, &re) && re.StatusCode == 404:
+	case errors.As(err, &re) && re.StatusCode == http.StatusNotFound:
 		result = "not_found"
 	case err != nil:
 		result = "error"
@@ -286,7 +287,7 @@ func (c *Codec) ask(ctx context.Context, name string, call func(context.Context)
 // hasCode says whether the registry itself gave that error. A 404 of a proxy or of a wrong path has no such code.
 func hasCode(err error, want *sr.Error) bool {
 	var re *sr.ResponseError
-	return errors.As(err, &re) && re.StatusCode == 404 && re.ErrorCode == want.Code
+	return errors.As(err, &re) && re.StatusCode == http.StatusNotFound && re.ErrorCode == want.Code
 }
 
 // Discover gives the data types that a registry has, by name: the latest version of every subject millrace.<type>-value

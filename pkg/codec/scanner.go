@@ -40,7 +40,7 @@ func (s *scanner) bad(what string) error {
 
 // mustBe says that the next token is of another type than it should be.
 func (s *scanner) mustBe(want string) error {
-	got := ""
+	var got string
 	switch c := s.peek(); {
 	case c == '"':
 		got = "a string"
@@ -329,7 +329,7 @@ func (s *scanner) integer() (int64, error) {
 	case n.negative && u <= 1<<63:
 		return int64(-u), nil //nolint:gosec // two's complement, also of the smallest
 	case !n.negative && u < 1<<63:
-		return int64(u), nil //nolint:gosec // tested
+		return int64(u), nil
 	}
 	return 0, errRangeInt64
 }

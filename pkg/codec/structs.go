@@ -58,7 +58,7 @@ func (e *Encoder) CheckStruct(t reflect.Type) error { return e.structFor(t).err 
 
 func (e *Encoder) structFor(t reflect.Type) *structEncoder {
 	if s, ok := e.structs.Load(t); ok {
-		return s.(*structEncoder) //nolint:errcheck,forcetypeassert // nothing else is stored
+		return s.(*structEncoder) // nothing else is stored
 	}
 	s, err := newStructEncoder(e.typ, t)
 	if err != nil {
@@ -115,8 +115,7 @@ func newStructEncoder(typ *schema.Type, t reflect.Type) (*structEncoder, error) 
 
 // avroNames collects the names by which twmb/avro knows a struct's fields.
 func avroNames(t reflect.Type, names map[string]bool) error {
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name, opts, _ := strings.Cut(f.Tag.Get("avro"), ",")
 		inner := f.Type
 		if inner.Kind() == reflect.Pointer {

@@ -46,7 +46,7 @@ func longSlow(b []byte, pos int) (int64, int) {
 	u, n := binary.Uvarint(b[pos:])
 	switch {
 	case n > 0:
-		return int64(u>>1) ^ -int64(u&1), pos + n //nolint:gosec // zig-zag
+		return int64(u>>1) ^ -int64(u&1), pos + n
 	case n == 0:
 		return 0, posTruncated
 	default:

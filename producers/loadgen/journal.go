@@ -102,7 +102,7 @@ func ReadJournal(r io.Reader) ([]Entry, error) {
 	lines := bufio.NewReader(r)
 	for n := 1; ; n++ {
 		line, err := lines.ReadBytes('\n')
-		if err == io.EOF { //nolint:errorlint // ReadBytes gives it unwrapped
+		if err == io.EOF {
 			return entries, nil
 		}
 		if err != nil {

@@ -17,8 +17,8 @@ func bucketOf(us uint64) int {
 	if us < 32 {
 		return int(us)
 	}
-	e := bits.Len64(us) - 6 // so that us>>e is in [32, 64)
-	return (e+1)*32 + int(us>>e) - 32
+	e := bits.Len64(us) - 6           // so that us>>e is in [32, 64)
+	return (e+1)*32 + int(us>>e) - 32 //nolint:gosec // under 64
 }
 
 // lower is the least value of a bucket.
@@ -27,7 +27,7 @@ func lower(b int) uint64 {
 		return uint64(b) //nolint:gosec // an index
 	}
 	e := b/32 - 1
-	return uint64(b%32+32) << e //nolint:gosec // an index
+	return uint64(b%32+32) << e
 }
 
 func (l *latencies) add(d time.Duration) {

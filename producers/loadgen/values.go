@@ -135,7 +135,7 @@ func edge(kind schema.Kind, at time.Time, rnd *rand.Rand) codec.Value {
 	case schema.Bytes:
 		b := make([]byte, rnd.IntN(40))
 		for i := range b {
-			b[i] = byte(rnd.Uint32())
+			b[i] = byte(rnd.Uint32()) //nolint:gosec // any byte does
 		}
 		return codec.BytesValue(b)
 	case schema.Map:
