@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/millrace/millrace/pkg/client"
 	"github.com/millrace/millrace/pkg/codec"
 )
 
@@ -126,7 +127,7 @@ func (q *request) produce(rec *kgo.Record, size int64) {
 	var res result
 	res.ID, res.Time = identity(rec.Value)
 	if q.s.bytes.acquire(q.ctx, size) != nil {
-		res.Status, res.Error = http.StatusServiceUnavailable, errTimeout.Error()+" what was sent before; this record was not sent"
+		res.Status, res.Error = http.StatusServiceUnavailable, errTimeout.Error()+"; this record was not sent"
 		q.add(res)
 		return
 	}
@@ -142,6 +143,10 @@ func (q *request) produce(rec *kgo.Record, size int64) {
 	if err != nil {
 		q.s.bytes.release(size)
 		q.finish(res.Index, func(r *result) {
+			if errors.Is(err, kerr.MessageTooLarge) {
+				r.Status, r.Error = http.StatusRequestEntityTooLarge, "the record is larger than Kafka takes"
+				return
+			}
 			r.Status, r.Error = http.StatusServiceUnavailable, "not sent: "+err.Error()
 		})
 	}
@@ -155,6 +160,8 @@ func (q *request) acknowledged(i int, err error) {
 			r.Status, r.Time = http.StatusAccepted, ""
 		case errors.Is(err, kerr.MessageTooLarge):
 			r.Status, r.Error = http.StatusRequestEntityTooLarge, "the record is larger than Kafka takes"
+		case client.OutcomeOf(err) == client.Failed:
+			r.Status, r.Error = http.StatusServiceUnavailable, "not stored: "+err.Error()
 		default:
 			r.Status, r.Error, r.Outcome = http.StatusServiceUnavailable, err.Error(), "unknown"
 		}
@@ -193,11 +200,6 @@ func (q *request) wait(client context.Context) bool {
 	select {
 	case <-q.done:
 	case <-q.ctx.Done():
-		// The publisher gives up what it has not sent yet and says so at once; what it has sent stays unknown.
-		select {
-		case <-q.done:
-		case <-time.After(100 * time.Millisecond):
-		}
 	case <-client.Done():
 		return false // the timer ends q.ctx
 	}
