@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -70,14 +71,16 @@ type position struct {
 // locate finds where partitions of a topic start, and waits while Kafka or the Keeper do not answer.
 func (c *Consumer) locate(ctx context.Context, topic string, keys []ledger.Key, committed func(int32) (int64, bool)) (map[ledger.Key]position, error) {
 	var found map[ledger.Key]position
+	halted := &StoppedError{}
 	err := c.persist(ctx, "finding where to start", func(ctx context.Context) error {
 		if c.keeper != nil {
 			partitions := make([]int32, len(keys))
 			for i, k := range keys {
 				partitions[i] = k.Partition
 			}
+			halted = &StoppedError{}
 			kept, err := c.keeper.Assigned(ctx, topic, partitions)
-			if err != nil {
+			if err != nil && !errors.As(err, &halted) {
 				return fmt.Errorf("asking the destination for its offsets: %w", err)
 			}
 			committed = func(p int32) (int64, bool) { at, ok := kept[p]; return at, ok }
@@ -88,6 +91,13 @@ func (c *Consumer) locate(ctx context.Context, topic string, keys []ledger.Key, 
 		}
 		found = make(map[ledger.Key]position, len(keys))
 		for _, k := range keys {
+			if err := halted.Partitions[k.Partition]; err != nil {
+				c.tel.Log.Error("the destination must not go on without an operator's decision; reading stops",
+					"topic", k.Topic, "partition", k.Partition, "err", err)
+				c.metrics.stopped.WithLabelValues(k.Topic, stateHalted).Inc()
+				found[k] = position{problem: stateHalted}
+				continue
+			}
 			start, ok1 := starts.Lookup(topic, k.Partition)
 			end, ok2 := ends.Lookup(topic, k.Partition)
 			if !ok1 || !ok2 {

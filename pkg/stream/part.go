@@ -19,6 +19,7 @@ const (
 	stateDraining  = "draining"  // being given up
 	stateSeeking   = "seeking"   // starting again from another offset
 	stateRecreated = "recreated" // stopped: the topic is not the one it was
+	stateHalted    = "halted"    // stopped: the destination's own offsets wait for an operator, as a table rolled back
 	stateOversized = "oversized" // stopped: a batch decompresses past the bound
 	stateGone      = "gone"
 )

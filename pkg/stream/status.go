@@ -92,7 +92,7 @@ func (c *Consumer) Ready() error {
 		s := p.status()
 		idle := time.Since(p.progress)
 		switch {
-		case s.State == stateRecreated, s.State == stateOversized:
+		case s.State == stateRecreated, s.State == stateOversized, s.State == stateHalted:
 			errs = append(errs, fmt.Errorf("partition %d of %s is stopped: %s", s.Partition, s.Topic, s.State))
 		case s.State != stateStarting && s.Lag() == 0, idle <= c.cfg.Stall:
 		default:
