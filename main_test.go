@@ -44,7 +44,7 @@ type process struct {
 // start runs millrace and waits for its address.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{cmd: exec.CommandContext(t.Context(), os.Args[0], args...), done: make(chan error, 1)} //nolint:gosec // this binary
+	p := &process{cmd: exec.CommandContext(t.Context(), os.Args[0], args...), done: make(chan error, 1)}
 	p.cmd.Env = append(os.Environ(), asMain+"=1")
 	r, w := io.Pipe()
 	p.cmd.Stdout, p.cmd.Stderr = w, w
@@ -117,7 +117,9 @@ func (p *process) kill(t *testing.T) {
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	<-p.done
+	if err := <-p.done; err == nil {
+		t.Error("a killed process ended without an error")
+	}
 }
 
 // get decodes an answer of the API into v, and says what else came.

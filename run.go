@@ -73,7 +73,7 @@ func (s *system) statusPart(out io.Writer, every time.Duration, note string) app
 
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor fits an int
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 func componentNames() string {

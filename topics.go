@@ -72,17 +72,18 @@ func (c *topicsFlags) each(ctx context.Context, e *env, fn func(context.Context,
 		return fmt.Errorf("making a Kafka client: %w", err)
 	}
 	defer cl.Close()
-	planners, closeAll, err := s.planners(ctx, cl, c.Server)
+	planners, closeAll, err := s.planners(cl, c.Server)
 	if err != nil {
 		return err
 	}
-	return errors.Join(fn(ctx, planners), closeAll())
+	defer closeAll()
+	return fn(ctx, planners)
 }
 
 // planners makes one for each chosen server, and a function that ends their connections.
-func (s *system) planners(ctx context.Context, cl *kgo.Client, servers []string) (out []provision.Planner, closeAll func() error, err error) {
+func (s *system) planners(cl *kgo.Client, servers []string) (out []provision.Planner, closeAll func(), err error) {
 	wanted := func(name string) bool { return len(servers) == 0 || slices.Contains(servers, name) }
-	closers := []func() error{}
+	closeAll = func() {}
 	if wanted("kafka") {
 		out = append(out, s.kafkaPlanner(kadm.NewClient(cl)))
 	}
@@ -95,7 +96,7 @@ func (s *system) planners(ctx context.Context, cl *kgo.Client, servers []string)
 			return nil, nil, err
 		}
 		out = append(out, c)
-		closers = append(closers, func() error { c.Close(); return nil })
+		closeAll = c.Close
 	}
 	if wanted("elasticsearch") {
 		c, err := elasticsearch.New(s.cfg.Elasticsearch, s.types, s.tel)
@@ -111,13 +112,7 @@ func (s *system) planners(ctx context.Context, cl *kgo.Client, servers []string)
 		}
 		out = append(out, l)
 	}
-	return out, func() error {
-		var errs []error
-		for _, c := range closers {
-			errs = append(errs, c())
-		}
-		return errors.Join(errs...)
-	}, nil
+	return out, closeAll, nil
 }
 
 func (s *system) lakePlanner() (provision.Planner, error) {
