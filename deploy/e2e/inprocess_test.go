@@ -21,7 +21,7 @@ func TestEverythingAcknowledgedArrivesOnceEmbedded(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	w := &world{Brokers: broker.Brokers(), Registry: broker.RegistryURL(), Age: 200 * time.Millisecond}
+	w := &world{Brokers: broker.Brokers(), Registry: broker.RegistryURL(), Age: 200 * time.Millisecond, Session: 6 * time.Second}
 	w.open(t)
 	w.destinations = []destination{{"lake", scanLake(t, w.types, "--config", w.config)}}
 	w.run(t, load{count: 8_000, rate: 1_600})

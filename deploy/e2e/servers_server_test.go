@@ -23,7 +23,7 @@ func TestEverythingAcknowledgedArrivesOnce(t *testing.T) {
 	}
 	w := &world{
 		Brokers: servers.Kafka, Registry: servers.Registry, Hosts: servers.Cassandra, Elastic: servers.Elasticsearch,
-		Keyspace: servers.Keyspace(t), Prefix: servers.Prefix(t), Age: 2 * time.Second,
+		Keyspace: servers.Keyspace(t), Prefix: servers.Prefix(t), Age: 2 * time.Second, Session: 10 * time.Second,
 	}
 	w.open(t)
 	w.destinations = []destination{

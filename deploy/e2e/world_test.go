@@ -26,6 +26,7 @@ type world struct {
 	Prefix    string // of indices
 	Warehouse string
 	Age       time.Duration // between commits of the lake
+	Session   time.Duration // how long a killed consumer is missed; Kafka takes 6 s or more
 
 	config       string // file
 	types        *schema.Set
@@ -47,6 +48,7 @@ registry: {urls: ["{{.Registry}}"]}
 cassandra: {hosts: [{{range .Hosts}}"{{.}}",{{end}}], keyspace: {{.Keyspace}}}
 elasticsearch: {urls: ["{{.Elastic}}"], prefix: {{.Prefix}}, replicas: 0}
 {{end}}
+stream: {session: {{.Session}}}
 lake: {age: {{.Age}}, warehouse: "{{.Warehouse}}"}
 `))
 
