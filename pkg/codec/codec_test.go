@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -345,4 +347,124 @@ func TestStructs(t *testing.T) {
 	}
 	rec := decode(t, c, r)
 	t.Logf("%s", codec.AppendJSON(nil, &rec))
+}
+
+func TestRunTakesUpANewerVersion(t *testing.T) {
+	v1, v2 := logType(t, ""), logType(t, `,{"name":"line","type":["null","long"],"default":null}`)
+	reg, _ := world(t, v1)
+	cfg := codec.Default()
+	cfg.URLs, cfg.Refresh = []string{reg.URL()}, time.Millisecond
+	c, err := codec.New(cfg, set(t, v1), telemetry.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- c.Run(ctx) }()
+	if _, err := newCodec(t, reg, v2).Register(t.Context(), v2); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); encoder(t, c).Type().Index("line") < 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the newer version was not taken up")
+		}
+	}
+	// A version that cannot be used is refused once, and what is in use stays.
+	if _, _, err := reg.RegisterSchema(v1.Subject(), sr.Schema{Schema: `{"type":"record","name":"log","fields":[{"name":"x","type":"int"}]}`}); err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan struct{})
+	reg.Intercept(func(http.ResponseWriter, *http.Request) bool {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		return false
+	})
+	for range 5 {
+		<-asked
+	}
+	if encoder(t, c).Type().Index("line") < 0 {
+		t.Error("a version that cannot be used is in use")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestManyGoroutinesShareOneLookup(t *testing.T) {
+	reg, c := world(t)
+	r, err := encoder(t, c).EncodeJSON([]byte(`{"body":"x"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int32
+	reg.Intercept(func(http.ResponseWriter, *http.Request) bool { asked.Add(1); return false })
+	fresh := newCodec(t, reg)
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			if _, err := fresh.Decoder("log").Decode(t.Context(), &kgo.Record{Value: r.Value}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	// One of the schema, one of the latest version, and a few of those who came between the two.
+	if n := asked.Load(); n > 8 {
+		t.Errorf("the registry was asked %d times", n)
+	}
+}
+
+func TestDecodeAllocatesNothingPerRecord(t *testing.T) {
+	_, c := world(t)
+	r, err := encoder(t, c).EncodeJSON([]byte(`{"body":"x","service":"s","attributes":{"a":"b","c":"d"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := c.Decoder("log")
+	r.Timestamp = time.Now()
+	if n := testing.AllocsPerRun(1000, func() {
+		if _, err := d.Decode(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 0.1 {
+		t.Errorf("%v allocations a record", n)
+	}
+}
+
+func TestStructsThatDoNotFit(t *testing.T) {
+	_, c := world(t)
+	e := encoder(t, c)
+	f := func(v any, want string) {
+		t.Helper()
+		_, err := e.EncodeStruct(v)
+		var fe *codec.FieldError
+		if !errors.As(err, &fe) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%T: %v, want %q", v, err, want)
+		}
+	}
+	f(struct {
+		Body string `avro:"body"`
+		Nope int    `avro:"nope"`
+	}{}, `"nope"`)
+	f(struct {
+		Service string `avro:"service"`
+	}{}, `"body"`)
+	f(struct {
+		Body int `avro:"body"`
+	}{}, "body")
+	f(struct {
+		Body string `avro:"body"`
+	}{"\xff"}, "UTF-8")
+	f(struct {
+		ID   string `avro:"id"`
+		Body string `avro:"body"`
+	}{ID: "x"}, "UUID")
+	f(5, "not a struct")
+	f(nil, "not a struct")
+	f((*struct {
+		Body string `avro:"body"`
+	})(nil), "nil")
 }
