@@ -224,7 +224,6 @@ func writeTimes(t *testing.T, s *Store, typ *schema.Type) map[string]int64 {
 	return out
 }
 
-// TestNullsLeaveNoTombstones reads what was written through a trace of the storage engine's own count.
 func TestNullsAreUnset(t *testing.T) {
 	servers, ok := servertest.Require(t)
 	if !ok {
@@ -232,13 +231,14 @@ func TestNullsAreUnset(t *testing.T) {
 	}
 	typ := schematest.Type(t, "log")
 	s := open(t, servers, typ)
-	b := maker(typ).Batch(0, 0, 1)
+	m := maker(typ)
+	b := m.Batch(0, 0, 1)
 	source := typ.Index("source")
 	if err := store(t, s, b); err != nil {
 		t.Fatal(err)
 	}
 	// A later replay of the same row with a null must not take away what is there: a bound null would.
-	again := maker(typ).Batch(0, 0, 1)
+	again := m.Batch(0, 0, 1)
 	again.Records[0].Source.Timestamp = again.Records[0].Source.Timestamp.Add(time.Second)
 	again.Records[0].Values[source] = codec.Value{}
 	if err := store(t, s, again); err != nil {

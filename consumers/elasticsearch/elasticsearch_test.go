@@ -132,6 +132,13 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// requests gives the ids of each bulk request so far.
+func (f *fake) requests() [][]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.sent)
+}
+
 func (f *fake) ids(body []byte) []string {
 	var ids []string
 	lines := bytes.Split(bytes.TrimSuffix(body, []byte("\n")), []byte("\n"))
@@ -212,11 +219,11 @@ func TestItems(t *testing.T) {
 			if name == "parsing" && !strings.Contains(fmt.Sprint(partial.Failed[1]), "bad: deeper") {
 				t.Errorf("the reason is %v, want Elasticsearch's own", partial.Failed[1])
 			}
-			if len(f.sent) != c.sent {
-				t.Errorf("%d requests, want %d", len(f.sent), c.sent)
+			if len(f.requests()) != c.sent {
+				t.Errorf("%d requests, want %d", len(f.requests()), c.sent)
 			}
-			if c.sent > 1 && len(f.sent[1]) != 1 {
-				t.Errorf("%d documents sent again, want the one", len(f.sent[1]))
+			if c.sent > 1 && len(f.requests()[1]) != 1 {
+				t.Errorf("%d documents sent again, want the one", len(f.requests()[1]))
 			}
 		})
 	}
@@ -239,7 +246,7 @@ func TestTurnedAwayThenTaken(t *testing.T) {
 	typ := schematest.Type(t, "log")
 	f := &fake{t: t, typ: typ}
 	f.bulk = func(_ []string, w http.ResponseWriter) {
-		switch len(f.sent) {
+		switch len(f.requests()) {
 		case 1:
 			items(w, ok201, busy429, ok201, down503, busy429)
 		case 2:
@@ -256,8 +263,8 @@ func TestTurnedAwayThenTaken(t *testing.T) {
 	}
 	id := func(i int) string { return string(b.Records[i].ID()) }
 	want := [][]string{{id(0), id(1), id(2), id(3), id(4)}, {id(1), id(3), id(4)}, {id(4)}}
-	if !slices.EqualFunc(f.sent, want, slices.Equal[[]string]) {
-		t.Errorf("sent %v, want %v", f.sent, want)
+	if !slices.EqualFunc(f.requests(), want, slices.Equal[[]string]) {
+		t.Errorf("sent %v, want %v", f.requests(), want)
 	}
 }
 
@@ -290,8 +297,8 @@ func TestWholeRequests(t *testing.T) {
 			if err == nil || errors.As(err, &partial) {
 				t.Errorf("done got %v, want an outage", err)
 			}
-			if len(f.sent) != 1 {
-				t.Errorf("%d requests, want 1: the runtime tries again, not the client", len(f.sent))
+			if len(f.requests()) != 1 {
+				t.Errorf("%d requests, want 1: the runtime tries again, not the client", len(f.requests()))
 			}
 		})
 	}
@@ -326,13 +333,13 @@ func TestCutsBySize(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := map[string]int{}
-	for _, ids := range f.sent {
+	for _, ids := range f.requests() {
 		for _, id := range ids {
 			seen[id]++
 		}
 	}
-	if len(f.sent) < 5 || len(seen) != 200 {
-		t.Errorf("%d requests with %d documents, want several and 200", len(f.sent), len(seen))
+	if len(f.requests()) < 5 || len(seen) != 200 {
+		t.Errorf("%d requests with %d documents, want several and 200", len(f.requests()), len(seen))
 	}
 }
 
@@ -378,8 +385,8 @@ func TestExpiredRecordsMakeNoIndex(t *testing.T) {
 	if err := store(t, s, b); err != nil {
 		t.Fatal(err)
 	}
-	if n := value(t, s.m.expired.WithLabelValues("log")); n != 1 || len(f.sent) != 1 || len(f.sent[0]) != 2 {
-		t.Errorf("%g expired, %v sent; want 1 and the two others", n, f.sent)
+	if n := value(t, s.m.expired.WithLabelValues("log")); n != 1 || len(f.requests()) != 1 || len(f.requests()[0]) != 2 {
+		t.Errorf("%g expired, %v sent; want 1 and the two others", n, f.requests())
 	}
 }
 
