@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -102,6 +104,12 @@ func clusterConfig(cfg Config, keyspace string) (*gocql.ClusterConfig, error) {
 		return nil, err
 	}
 	c := gocql.NewCluster(cfg.Hosts...)
+	// Nodes that are found through others are known by their address alone: they are taken to use the same port.
+	if _, port, err := net.SplitHostPort(cfg.Hosts[0]); err == nil {
+		if c.Port, err = strconv.Atoi(port); err != nil {
+			return nil, fmt.Errorf("reading the port of cassandra.hosts[0]: %w", err)
+		}
+	}
 	c.Keyspace = keyspace
 	c.ProtoVersion = 4 // unset values need 4; gocql has no complete 5
 	c.Consistency = consistency
