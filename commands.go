@@ -12,14 +12,14 @@ import (
 
 // cli is the whole program on one screen: a field per command.
 type cli struct {
-	Dev    devCmd    `cmd:"" help:"Run the whole system in this process, on an embedded broker."`
-	Run    runCmd    `cmd:"" help:"Run components against real servers."`
-	Check  checkCmd  `cmd:"" help:"Validate a configuration file, and with --connect every server in it."`
-	Topics topicsCmd `cmd:"" help:"Show or make what the data types need on the servers."`
-	Send   sendCmd   `cmd:"" help:"Publish NDJSON records through a gateway."`
-	SQL    sqlCmd    `cmd:"" name:"sql" help:"Query the lake."`
-	Lag    lagCmd    `cmd:"" help:"Show how far each consumer is behind."`
-	// Loadgen loadgenCmd `cmd:"" help:"Publish synthetic records, each with a number and a hash over all its fields."`
+	Dev     devCmd     `cmd:"" help:"Run the whole system in this process, on an embedded broker."`
+	Run     runCmd     `cmd:"" help:"Run components against real servers."`
+	Check   checkCmd   `cmd:"" help:"Validate a configuration file, and with --connect every server in it."`
+	Topics  topicsCmd  `cmd:"" help:"Show or make what the data types need on the servers."`
+	Send    sendCmd    `cmd:"" help:"Publish NDJSON records through a gateway."`
+	SQL     sqlCmd     `cmd:"" name:"sql" help:"Query the lake."`
+	Lag     lagCmd     `cmd:"" help:"Show how far each consumer is behind."`
+	Loadgen loadgenCmd `cmd:"" help:"Publish synthetic records, each with a number and a hash over all its fields."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
