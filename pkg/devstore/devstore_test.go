@@ -154,7 +154,7 @@ func TestKilled(t *testing.T) {
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = cmd.Wait() // killed
+	_ = cmd.Wait()         // killed
 	s := newStore(t, path) // not running: it would delete these old rows
 	rows := scan(t, s, "log")
 	if len(rows) < stored*10 {

@@ -165,17 +165,11 @@ func (s *Store) Search(ctx context.Context, q serve.SearchQuery) (serve.SearchRe
 func searchWhere(t *schema.Type, q serve.SearchQuery) (*where, error) {
 	w := &where{}
 	w.between(q.From, q.To)
-	for _, word := range words(q.Text) {
-		var any []string
-		pattern := `(?i)(^|[^\p{L}\p{N}_])` + regexp.QuoteMeta(word) + `($|[^\p{L}\p{N}_])`
-		for _, i := range t.Elasticsearch.Text {
-			any = append(any, "regexp_matches("+quote(t.Fields[i].Name)+", ?)")
-			w.args = append(w.args, pattern)
+	if list := words(q.Text); len(list) > 0 {
+		if len(t.Elasticsearch.Text) == 0 {
+			return nil, serve.BadQuery("type %s has no full-text field: leave the text out and filter by fields", t.Name)
 		}
-		if len(any) == 0 {
-			any = []string{"false"} // a type without full text has no words
-		}
-		w.add("(" + strings.Join(any, " OR ") + ")")
+		fullText(w, t, list)
 	}
 	for name, value := range q.Filters {
 		if err := filter(w, t, name, value); err != nil {
@@ -183,6 +177,21 @@ func searchWhere(t *schema.Type, q serve.SearchQuery) (*where, error) {
 		}
 	}
 	return w, nil
+}
+
+// fullText asks for all words in one of the full-text fields.
+func fullText(w *where, t *schema.Type, list []string) {
+	var fields []string
+	var args []any
+	for _, i := range t.Elasticsearch.Text {
+		var all []string
+		for _, word := range list {
+			all = append(all, "regexp_matches("+quote(t.Fields[i].Name)+", ?)")
+			args = append(args, `(?i)(^|[^\p{L}\p{N}_])`+regexp.QuoteMeta(word)+`($|[^\p{L}\p{N}_])`)
+		}
+		fields = append(fields, "("+strings.Join(all, " AND ")+")")
+	}
+	w.add("("+strings.Join(fields, " OR ")+")", args...)
 }
 
 func filter(w *where, t *schema.Type, name, value string) error {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -160,7 +161,7 @@ func (s *suite) writeMetrics(t *testing.T) {
 	)
 }
 
-// flat is a series in one line, so that a difference is easy to read.
+// flat is a series in one line, so that a difference is easy to read. The order of series is not part of the contract.
 func flat(list []serve.Series, base time.Time) []string {
 	out := []string{}
 	for _, sr := range list {
@@ -171,6 +172,7 @@ func flat(list []serve.Series, base time.Time) []string {
 		}
 		out = append(out, line)
 	}
+	slices.Sort(out)
 	return out
 }
 
