@@ -37,6 +37,7 @@ func (tb *table) total() (rows, doubles int) {
 type memKeeper struct {
 	t     *testing.T
 	table *table
+	delay time.Duration // of a Write, whatever its context says
 
 	mu   sync.Mutex
 	base map[int32]int64 // the table's offset this writer started from
@@ -72,6 +73,7 @@ func (k *memKeeper) Assigned(_ context.Context, _ string, partitions []int32) (m
 }
 
 func (k *memKeeper) Write(_ context.Context, b Batch, done func(error)) error {
+	time.Sleep(k.delay)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if b.First != k.at[b.Partition] {
@@ -193,7 +195,9 @@ func TestKeeperSeeksWhenItsOffsetIsStale(t *testing.T) {
 		w := newWorld(t)
 		w.produce(0, 0, 50)
 		tb := newTable()
-		m := w.join(newMemKeeper(t, tb).run(time.Minute))
+		k := newMemKeeper(t, tb)
+		k.delay = 5 * time.Second // so that one is under way when the table's offset turns out stale
+		m := w.join(k.run(time.Minute))
 		time.Sleep(10 * time.Second)
 		tb.mu.Lock()
 		tb.next[0] = 20 // another writer stored the first twenty
@@ -218,7 +222,7 @@ func TestKeeperIsExactAcrossRebalancesAndKills(t *testing.T) {
 		w := newWorld(t)
 		w.cfg.Drain = 5 * time.Second
 		tb := newTable()
-		stop := w.feed(200 * time.Millisecond)
+		stop := w.feed(time.Second)
 		join := func() *member { return w.join(newMemKeeper(t, tb).run(7 * time.Second)) }
 		a := join()
 		time.Sleep(20 * time.Second)
@@ -233,6 +237,34 @@ func TestKeeperIsExactAcrossRebalancesAndKills(t *testing.T) {
 		w.until("the lag is 0", func() bool { return w.lag() == 0 })
 		w.stop(b)
 		w.stop(d)
+		want := counts[0] + counts[1] + counts[2]
+		if rows, doubles := tb.total(); rows != want || doubles != 0 {
+			t.Errorf("%d rows and %d doubles, want %d and none", rows, doubles, want)
+		}
+	})
+}
+
+// A member that was cut off, and lost its partitions to another, holds batches that it must forget.
+func TestKeeperForgetsWhatItLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cfg.Drain = 5 * time.Second
+		tb := newTable()
+		stop := w.feed(time.Second)
+		a := w.join(newMemKeeper(t, tb).run(40 * time.Second))
+		time.Sleep(time.Minute)
+		a.link.Cut()
+		b := w.join(newMemKeeper(t, tb).run(40 * time.Second))
+		time.Sleep(3 * time.Minute)
+		a.link.Mend()
+		time.Sleep(2 * time.Minute)
+		counts := stop()
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		if len(a.Status()) == 0 {
+			t.Error("the member did not come back")
+		}
+		w.stop(a)
+		w.stop(b)
 		want := counts[0] + counts[1] + counts[2]
 		if rows, doubles := tb.total(); rows != want || doubles != 0 {
 			t.Errorf("%d rows and %d doubles, want %d and none", rows, doubles, want)

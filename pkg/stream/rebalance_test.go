@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,8 +31,8 @@ func (w *world) feed(every time.Duration) (stop func() []int) {
 			case <-time.After(every):
 			}
 			for p := range counts {
-				w.produce(int32(p), counts[p], 3) //nolint:gosec // three partitions
-				counts[p] += 3
+				w.produce(int32(p), counts[p], 12) //nolint:gosec // three partitions
+				counts[p] += 12
 			}
 		}
 	}()
@@ -43,7 +44,7 @@ func TestRebalancesLoseNothing(t *testing.T) {
 		w := newWorld(t)
 		w.cfg.Drain = 5 * time.Second
 		w.sink.set(func(s *memSink) { s.delay = 300 * time.Millisecond })
-		stop := w.feed(200 * time.Millisecond)
+		stop := w.feed(time.Second)
 		a := w.join(w.sink)
 		time.Sleep(30 * time.Second)
 		b, c := w.join(w.sink), w.join(w.sink)
@@ -102,9 +103,10 @@ func TestMemoryBoundPauses(t *testing.T) {
 			}
 			w.cluster.Produce(t, records...)
 		}
-		stuck := true // partition 0's writes hang
+		var stuck atomic.Bool // partition 0's writes hang
+		stuck.Store(true)
 		m := w.join(sinkFunc(func(ctx context.Context, b Batch, done func(error)) error {
-			if b.Partition == 0 && stuck {
+			if b.Partition == 0 && stuck.Load() {
 				<-ctx.Done()
 				return ctx.Err()
 			}
@@ -123,7 +125,7 @@ func TestMemoryBoundPauses(t *testing.T) {
 		if s := m.Status()[0]; s.State != "paused" && !strings.HasPrefix(s.State, "waiting") {
 			t.Errorf("state %q", s.State)
 		}
-		stuck = false
+		stuck.Store(false)
 		w.until("all is read", func() bool { return w.sink.len() == 9000 })
 		w.stop(m)
 		if held, _ := m.budget.held(); held != 0 {

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,6 +59,45 @@ func TestStopDuringOutageCommitsNothing(t *testing.T) {
 	})
 }
 
+// What the sink has when the stop comes is waited for, and committed.
+func TestStopDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 30)
+		w.sink.set(func(s *memSink) { s.delay = 3 * time.Second })
+		m := w.join(w.sink)
+		w.until("all batches are out", func() bool { w.sink.mu.Lock(); defer w.sink.mu.Unlock(); return w.sink.writes == 3 })
+		w.stop(m)
+		w.want(30)
+		if l := w.lag(); l != 0 {
+			t.Errorf("lag %d, want 0: what was drained is not committed", l)
+		}
+	})
+}
+
+// A batch that Write refuses holds its successors back.
+func TestFirstTriesComeInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 100)
+		var accepted []int64
+		refusals := 3
+		m := w.join(sinkFunc(func(ctx context.Context, b Batch, done func(error)) error {
+			if b.First == 20 && refusals > 0 {
+				refusals--
+				return errors.New("busy")
+			}
+			accepted = append(accepted, b.First)
+			return w.sink.Write(ctx, b, done)
+		}))
+		w.applied(100)
+		w.stop(m)
+		if !slices.IsSorted(accepted) {
+			t.Errorf("batches were accepted in the order %v", accepted)
+		}
+	})
+}
+
 func TestKillReplaysAndLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -83,26 +123,40 @@ func TestKillReplaysAndLosesNothing(t *testing.T) {
 
 func TestLateAcknowledgementAfterRevokeIsVoid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.cfg.Drain = time.Second
-		w.produce(0, 0, 10)
-		// The sink sits on the batch past the drain, and past its context.
-		held := make(chan func(error), 1)
-		m := w.join(sinkFunc(func(_ context.Context, _ Batch, done func(error)) error {
-			held <- done
-			return nil
-		}))
-		done := <-held
-		m.revoked(context.Background(), map[string][]int32{topic: {0}})
-		done(nil)
-		synctest.Wait()
-		time.Sleep(5 * time.Second)
-		if got := w.cluster.Committed(t, group, topic)[0]; got != 0 {
-			t.Errorf("committed %d after the partition was given up, want nothing", got)
+		for name, sink := range map[string]func(sinkFunc) Sink{
+			"sink":   func(f sinkFunc) Sink { return f },
+			"keeper": func(f sinkFunc) Sink { return keeperFunc{f} }, // its done goes straight to the ledger
+		} {
+			w := newWorld(t)
+			w.cfg.Drain = time.Second
+			w.produce(0, 0, 10)
+			// It sits on the batch past the drain, and past its context.
+			held := make(chan func(error), 1)
+			m := w.join(sink(func(_ context.Context, _ Batch, done func(error)) error {
+				held <- done
+				return nil
+			}))
+			done := <-held
+			m.revoked(context.Background(), map[string][]int32{topic: {0}})
+			done(nil)
+			time.Sleep(5 * time.Second)
+			if got := w.cluster.Committed(t, group, topic)[0]; got != 0 {
+				t.Errorf("%s: committed %d after the partition was given up, want nothing", name, got)
+			}
+			w.stop(m)
+			w.cluster.Close()
 		}
-		w.stop(m)
 	})
 }
+
+// keeperFunc is a Keeper without a table.
+type keeperFunc struct{ sinkFunc }
+
+func (keeperFunc) Assigned(context.Context, string, []int32) (map[int32]int64, error) {
+	return map[int32]int64{}, nil
+}
+func (keeperFunc) Revoked(context.Context, string, []int32) error { return nil }
+func (keeperFunc) Lost(string, []int32)                           {}
 
 func TestBadRecordsGoToTheDeadLetters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -84,8 +84,9 @@ func (w *world) join(sink Sink) *member {
 	m.Consumer = c
 	ctx, cancel := context.WithCancel(context.Background())
 	m.stopFn = cancel
-	go func() { m.done <- c.Run(ctx) }()
-	w.Cleanup(func() { cancel() })
+	ended := make(chan struct{})
+	go func() { defer close(ended); m.done <- c.Run(ctx) }()
+	w.Cleanup(func() { cancel(); <-ended }) // a bubble may not end before its goroutines
 	return m
 }
 
