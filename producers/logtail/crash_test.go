@@ -29,6 +29,9 @@ func crashRun(t *testing.T, seed uint64) (kills, again int) {
 	rnd := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // a test's schedule
 	r := newRig(t, func(c *Config) {
 		c.Idle, c.MaxUnacked, c.MaxEvent = time.Hour, 4<<10, 256
+		if seed%2 == 1 {
+			c.MaxUnacked = 64 << 10
+		}
 		if seed%3 == 0 {
 			c.MaxOpen = 2
 		}
@@ -37,6 +40,7 @@ func crashRun(t *testing.T, seed uint64) (kills, again int) {
 		}
 	})
 	r.torn = rnd.IntN
+	r.lost = func() bool { return rnd.IntN(2) == 0 }
 	r.begin()
 	names := []string{"a.log", "b.log"}
 	half := map[string]string{}
@@ -73,6 +77,7 @@ func crashRun(t *testing.T, seed uint64) (kills, again int) {
 		case 5:
 			r.crashIn = rnd.IntN(40) + 1
 		case 6, 7:
+			rnd.Shuffle(len(r.waiting), func(i, j int) { r.waiting[i], r.waiting[j] = r.waiting[j], r.waiting[i] })
 			r.answer(rnd.IntN(20))
 		default:
 			r.tail.step()

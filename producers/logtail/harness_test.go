@@ -17,6 +17,12 @@ import (
 	"github.com/millrace/millrace/pkg/telemetry"
 )
 
+// pending is an event that is on its way to Kafka, or there with the acknowledgement on its way back.
+type pending struct {
+	event []byte
+	done  func(error)
+}
+
 // rig is a folder of logs, a Kafka that keeps events by id, and a tailer that can be killed and started again.
 type rig struct {
 	t    *testing.T
@@ -28,7 +34,8 @@ type rig struct {
 	events  map[string]record // what Kafka has, by id
 	order   []string          // ids, by first arrival
 	again   int               // deliveries of ids that were there
-	waiting []func(error)     // answers that Kafka has not given
+	waiting []pending         // what was put and not acknowledged
+	lost    func() bool       // whether an event that was not acknowledged by a kill is not in Kafka either
 	hold    bool              // Kafka takes events and does not answer
 
 	crashIn int // steps until the process dies; -1: it does not
@@ -73,6 +80,7 @@ func (r *rig) begin() {
 		r.t.Fatal(err)
 	}
 	tail.now = func() time.Time { return r.now }
+	tail.journal.syncDir = func(string) {} // a kill does not need it, and it is slow
 	tail.journal.write = func(f *os.File, b []byte, at int64) error {
 		was := r.crashed
 		if !r.dies() {
@@ -86,7 +94,7 @@ func (r *rig) begin() {
 	}
 	tail.put = func(e []byte, done func(error)) {
 		if !r.dies() {
-			r.deliver(e, done)
+			r.waiting = append(r.waiting, pending{e, done})
 		}
 	}
 	r.tail = tail
@@ -101,13 +109,18 @@ func (r *rig) begin() {
 	tail.resume()
 }
 
-// kill drops everything that is not on disk.
+// kill drops everything that is not on disk. Of what was not acknowledged some is in Kafka.
 func (r *rig) kill() {
 	_ = r.tail.close()
+	for _, p := range r.waiting {
+		if r.lost == nil || !r.lost() {
+			r.deliver(p.event)
+		}
+	}
 	r.waiting, r.crashed, r.crashIn = nil, false, -1
 }
 
-func (r *rig) deliver(e []byte, done func(error)) {
+func (r *rig) deliver(e []byte) {
 	var rec record
 	if err := json.Unmarshal(e, &rec); err != nil {
 		r.t.Fatalf("not JSON: %s: %v", e, err)
@@ -123,15 +136,15 @@ func (r *rig) deliver(e []byte, done func(error)) {
 		r.order = append(r.order, rec.ID)
 	}
 	r.events[rec.ID] = rec
-	r.waiting = append(r.waiting, done)
 }
 
 // answer lets Kafka acknowledge n of the events that wait, from the front.
 func (r *rig) answer(n int) {
 	for range min(n, len(r.waiting)) {
-		done := r.waiting[0]
+		p := r.waiting[0]
 		r.waiting = r.waiting[1:]
-		done(nil)
+		r.deliver(p.event)
+		p.done(nil)
 	}
 }
 

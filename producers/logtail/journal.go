@@ -52,7 +52,10 @@ type journal struct {
 	size  int64
 	base  int64 // size of the last snapshot
 	dirty bool
-	write func(f *os.File, b []byte, at int64) error // writes and makes durable where durable is asked for
+
+	// The disk, or a test.
+	write   func(f *os.File, b []byte, at int64) error // returns when it is durable
+	syncDir func(dir string)                           // makes a rename durable
 }
 
 const journalMost = 4 << 20
@@ -132,7 +135,7 @@ func (j *journal) rewrite(state []note) error {
 	if err := os.Rename(next, j.path); err != nil {
 		return fmt.Errorf("rewriting the journal: %w", errors.Join(err, f.Close()))
 	}
-	syncDir(filepath.Dir(j.path))
+	j.syncDir(filepath.Dir(j.path))
 	if j.f != nil {
 		_ = j.f.Close() // it is replaced
 	}

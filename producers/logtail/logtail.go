@@ -101,7 +101,7 @@ func newTailer(cfg Config, target spool.Target, tel telemetry.Set) (*Tailer, err
 	}
 	t := &Tailer{
 		cfg: cfg, host: host, loc: loc, target: target, log: tel.With("logtail").Log, m: m, now: time.Now,
-		journal: &journal{path: filepath.Join(cfg.State, "journal"), write: writeAt},
+		journal: &journal{path: filepath.Join(cfg.State, "journal"), write: writeAt, syncDir: syncDir},
 		files:   map[string]*file{}, byID: map[identity]*file{}, binary: map[identity]bool{}, text: map[identity]bool{},
 		changed: map[*file]bool{}, wake: make(chan struct{}, 1),
 	}

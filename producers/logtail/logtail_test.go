@@ -152,8 +152,8 @@ func TestReadingStopsWhileKafkaIsAway(t *testing.T) {
 	}
 	r.write("a.log", text.String())
 	r.settle(time.Minute)
-	if n := value(t, r.tail.m.unacked); n > 5<<20 || len(r.events) > 10000 {
-		t.Errorf("%v bytes in %d events are out", n, len(r.events))
+	if n := value(t, r.tail.m.unacked); n > 5<<20 || len(r.waiting) > 10000 {
+		t.Errorf("%v bytes in %d events are out", n, len(r.waiting))
 	}
 	r.hold = false
 	r.settle(time.Minute)
@@ -342,5 +342,29 @@ func TestTimesOutOfBoundsTakeTheTimeOfReading(t *testing.T) {
 	}
 	if got := r.event("2020-01-01T00:00:00Z old").Attributes[attrTime]; got != "2020-01-01T00:00:00Z" {
 		t.Errorf("original time %q", got)
+	}
+}
+
+func TestCopyTruncateWhileReadingIsStopped(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.MaxUnacked = 1 << 10 })
+	r.hold = true
+	lines := func(from, n int) (text string) {
+		for i := range n {
+			text += fmt.Sprintf("line %d of a file that is read to its middle\n", from+i)
+		}
+		return text
+	}
+	r.write("a.log", lines(0, 10))
+	r.settle(time.Second)
+	r.write("a.log", lines(10, 10))
+	r.copyTruncate("a.log", "a.log.1")
+	r.write("a.log", lines(20, 30)) // it has grown past the position
+	r.settle(time.Second)
+	r.rename("a.log", "a.log.2")
+	r.settle(time.Second)
+	r.hold = false
+	r.settle(time.Second)
+	if len(r.events) != 50 {
+		t.Errorf("%d events of 50 lines", len(r.events))
 	}
 }
