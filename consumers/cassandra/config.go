@@ -65,7 +65,7 @@ func Default() Config {
 		Timeout:        10 * time.Second,
 		Connections:    2,
 		Batch:          Batch{Rows: 100, Bytes: 64 << 10},
-		InFlight:       64,
+		InFlight:       32,
 		PartitionBytes: 100 << 20,
 		Read:           Read{Parallel: 16, Partitions: 20000},
 	}

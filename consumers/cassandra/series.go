@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -91,7 +92,7 @@ func (r *reader) read(ctx context.Context) ([]sample, bool, error) {
 	}
 	shards := r.typ.Cassandra.Shards
 	if n := (int64(newest.Sub(oldest)/width) + 1) * int64(shards); n > int64(r.store.cfg.Read.Partitions) {
-		return nil, false, fmt.Errorf("the time range touches %d partitions, more than cassandra.read.partitions (%d): ask for less", n, r.store.cfg.Read.Partitions)
+		return nil, false, serve.BadQuery("the time range touches %d partitions, more than cassandra.read.partitions (%d): ask for less", n, r.store.cfg.Read.Partitions)
 	}
 	// Whole buckets at a time: within a round the partitions are read at once, between rounds it can stop.
 	step := max(1, r.store.cfg.Read.Parallel/shards)
@@ -177,6 +178,9 @@ func ceilMicros(t time.Time) int64 {
 }
 
 func (r *reader) wants(one *sample) bool {
+	if math.IsNaN(one.value) || math.IsInf(one.value, 0) {
+		return false // JSON has no word for it: one such point would cost the caller the whole answer
+	}
 	if r.q.Service != "" && one.service != r.q.Service || r.q.Host != "" && one.host != r.q.Host {
 		return false
 	}

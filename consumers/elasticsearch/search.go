@@ -26,7 +26,7 @@ const (
 func (s *Store) Search(ctx context.Context, q serve.SearchQuery) (serve.SearchResult, error) {
 	t := s.types.Get(q.Type)
 	if t == nil {
-		return serve.SearchResult{}, fmt.Errorf("there is no type %q", q.Type)
+		return serve.SearchResult{}, serve.BadQuery("type=%s is not a data type", q.Type)
 	}
 	body, err := s.searchBody(t, q)
 	if err != nil {
@@ -86,7 +86,7 @@ func (s *Store) searchBody(t *schema.Type, q serve.SearchQuery) ([]byte, error) 
 	match := object{"filter": filters}
 	if q.Text != "" {
 		if len(t.Elasticsearch.Text) == 0 {
-			return nil, fmt.Errorf("type %s has no full-text field: leave the text out and filter by fields", t.Name)
+			return nil, serve.BadQuery("type %s has no full-text field: leave the text out and filter by fields", t.Name)
 		}
 		fields := make([]string, len(t.Elasticsearch.Text))
 		for i, pos := range t.Elasticsearch.Text {
@@ -114,33 +114,33 @@ func termFilter(t *schema.Type, name, value string) (object, error) {
 	term := func(v any) (object, error) { return object{"term": object{name: object{"value": v}}}, nil }
 	if field, key, ok := strings.Cut(name, "."); ok {
 		if i := t.Index(field); i < 0 || t.Fields[i].Kind != schema.Map || key == "" {
-			return nil, fmt.Errorf("type %s has no field %q to filter by", t.Name, name)
+			return nil, serve.BadQuery("type %s has no field %q to filter by", t.Name, name)
 		}
 		return term(value)
 	}
 	i := t.Index(name)
 	if i < 0 || t.Fields[i].Name != name {
-		return nil, fmt.Errorf("type %s has no field %q to filter by", t.Name, name)
+		return nil, serve.BadQuery("type %s has no field %q to filter by", t.Name, name)
 	}
 	switch t.Fields[i].Kind {
 	case schema.String, schema.UUID:
 		if slices.Contains(t.Elasticsearch.Text, i) {
-			return nil, fmt.Errorf("field %q of type %s is full text: search its words instead of filtering", name, t.Name)
+			return nil, serve.BadQuery("field %q of type %s is full text: search its words instead of filtering", name, t.Name)
 		}
 		return term(value)
 	case schema.Bool:
 		v, err := strconv.ParseBool(value)
 		if err != nil {
-			return nil, fmt.Errorf("field %q of type %s is true or false, not %q", name, t.Name, value)
+			return nil, serve.BadQuery("field %q of type %s is true or false, not %q", name, t.Name, value)
 		}
 		return term(v)
 	case schema.Int, schema.Long:
 		v, err := strconv.ParseInt(value, 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("field %q of type %s is a whole number, not %q", name, t.Name, value)
+			return nil, serve.BadQuery("field %q of type %s is a whole number, not %q", name, t.Name, value)
 		}
 		return term(v)
 	default:
-		return nil, fmt.Errorf("field %q of type %s is a %s: it cannot be filtered by", name, t.Name, t.Fields[i].Kind)
+		return nil, serve.BadQuery("field %q of type %s is a %s: it cannot be filtered by", name, t.Name, t.Fields[i].Kind)
 	}
 }
