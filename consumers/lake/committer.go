@@ -192,6 +192,9 @@ func (c *committer) hold(ctx context.Context, b stream.Batch, done func(error)) 
 		}
 	}
 	if len(b.Records) > 0 {
+		if err := h.writer.Prepare(ctx, b.Type); err != nil {
+			return nil, fmt.Errorf("preparing table %s: %w", c.name, err)
+		}
 		if err := h.writer.Add(ctx, b.Type, b.Records); err != nil {
 			c.filling = nil
 			c.giveUp(h)

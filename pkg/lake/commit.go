@@ -47,8 +47,10 @@ const (
 // Commit makes c durable. It tries until it knows: nil when c is in the table, ErrReseek, ErrRolledBack or
 // ErrOtherSource when it never will be, and any other error when ctx ends first.
 func (t *Table) Commit(ctx context.Context, c *Commit) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	if err := t.acquire(ctx); err != nil {
+		return err
+	}
+	defer t.release()
 	first := c.id == ""
 	if first {
 		id, err := uuid.NewV7()
@@ -59,7 +61,7 @@ func (t *Table) Commit(ctx context.Context, c *Commit) error {
 	}
 	err := errFirst
 	if !first {
-		err = t.refresh(ctx)
+		err = t.Refresh(ctx)
 	}
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		if err == nil || errors.Is(err, errFirst) {
@@ -71,7 +73,7 @@ func (t *Table) Commit(ctx context.Context, c *Commit) error {
 		if werr := wait(ctx, pause); werr != nil {
 			return fmt.Errorf("committing to table %s: %w; last: %w", t.name, werr, err)
 		}
-		err = t.refresh(ctx)
+		err = t.Refresh(ctx)
 	}
 }
 
@@ -80,13 +82,14 @@ var errFirst = errors.New("not tried yet")
 
 // attempt stages c on the state at hand and submits it. done says that the outcome is known for good.
 func (t *Table) attempt(ctx context.Context, c *Commit) (done bool, err error) {
-	if t.has(c.id) {
+	base := t.state()
+	if has(base.Metadata(), c.id) {
 		return true, nil
 	}
-	if err := t.check(c); err != nil {
+	if err := c.check(base.Metadata()); err != nil {
 		return true, err
 	}
-	tx, err := t.stage(ctx, c)
+	tx, err := c.stage(ctx, base)
 	if err != nil {
 		return false, fmt.Errorf("staging commit: %w", err)
 	}
@@ -110,8 +113,8 @@ func isConflict(err error) bool {
 }
 
 // has says whether a commit is in the current history.
-func (t *Table) has(id string) bool {
-	for s := range ancestry(t.ice.Metadata()) {
+func has(meta table.Metadata, id string) bool {
+	for s := range ancestry(meta) {
 		if s.Summary != nil && s.Summary.Properties[keyCommit] == id {
 			return true
 		}
@@ -120,9 +123,9 @@ func (t *Table) has(id string) bool {
 }
 
 // check holds every partition of c against where the table stands.
-func (t *Table) check(c *Commit) error {
+func (c *Commit) check(meta table.Metadata) error {
 	for topic, source := range c.Sources {
-		have, err := positions(t.ice.Metadata(), topic)
+		have, err := positions(meta, topic)
 		if err != nil {
 			return err
 		}
@@ -146,12 +149,12 @@ func (t *Table) check(c *Commit) error {
 
 // stage builds the transaction. It is pinned to the snapshot it is built on, also where there is none yet; without
 // the pin a retry would be put on top of another writer's commit unseen. Without rows it makes an empty snapshot.
-func (t *Table) stage(ctx context.Context, c *Commit) (*table.Transaction, error) {
-	props, summary, err := t.entries(c)
+func (c *Commit) stage(ctx context.Context, base *table.Table) (*table.Transaction, error) {
+	props, summary, err := c.entries(base.Properties())
 	if err != nil {
 		return nil, err
 	}
-	tx := t.ice.NewTransaction()
+	tx := base.NewTransaction()
 	if err := tx.AssertRefSnapshotID(""); err != nil {
 		return nil, err
 	}
@@ -166,9 +169,8 @@ func (t *Table) stage(ctx context.Context, c *Commit) (*table.Transaction, error
 
 // entries gives what the commit writes into the table's properties, and into the snapshot's summary, which holds the
 // offsets of all partitions, not only those that advance.
-func (t *Table) entries(c *Commit) (props, summary iceberg.Properties, err error) {
+func (c *Commit) entries(have iceberg.Properties) (props, summary iceberg.Properties, err error) {
 	props, summary = iceberg.Properties{}, iceberg.Properties{keyCommit: c.id}
-	have := t.ice.Properties()
 	for key, value := range have {
 		if isOffsetKey(key) {
 			summary[key] = value
@@ -272,9 +274,11 @@ func (t *Table) committed(err error) error {
 
 // Expire forgets the states of the table that are older than configured, and removes what only they refer to.
 func (t *Table) Expire(ctx context.Context) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	tx := t.ice.NewTransaction()
+	if err := t.acquire(ctx); err != nil {
+		return err
+	}
+	defer t.release()
+	tx := t.state().NewTransaction()
 	cfg := t.lake.cfg.Snapshots
 	if err := tx.ExpireSnapshots(table.WithOlderThan(cfg.Age), table.WithRetainLast(cfg.Keep)); err != nil {
 		return fmt.Errorf("expiring snapshots of table %s: %w", t.name, err)

@@ -31,7 +31,7 @@ func Default() Config {
 		Catalog:   Hadoop,
 		Warehouse: "data/lake",
 		Namespace: "millrace",
-		Snapshots: Snapshots{Age: 6 * time.Hour, Keep: 20},
+		Snapshots: Snapshots{Age: time.Hour, Keep: 20},
 	}
 }
 
@@ -48,7 +48,7 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("lake.table.namespace is empty: name the namespace of the tables, as millrace"))
 	}
 	if c.Snapshots.Age <= 0 {
-		errs = append(errs, errors.New("lake.table.snapshots.age is not positive: say how long earlier states are kept, as 6h"))
+		errs = append(errs, errors.New("lake.table.snapshots.age is not positive: say how long earlier states are kept, as 1h"))
 	}
 	if c.Snapshots.Keep < 1 {
 		errs = append(errs, errors.New("lake.table.snapshots.keep is below 1: the current state is always kept"))

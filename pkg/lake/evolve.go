@@ -118,33 +118,41 @@ func aliasColumn(have *iceberg.Schema, t *schema.Type, name string) (string, boo
 
 // evolve brings the table up to a type. Another process may do the same: whoever comes second finds nothing to do.
 func (t *Table) evolve(ctx context.Context, typ *schema.Type) error {
+	if err := t.acquire(ctx); err != nil {
+		return err
+	}
+	defer t.release()
 	var last error
 	for range evolveAttempts {
-		if err := t.refresh(ctx); err != nil {
+		if err := t.Refresh(ctx); err != nil {
 			return err
 		}
-		d, err := difference(t.ice.Schema(), typ, t.renamed())
+		ice := t.state()
+		d, err := difference(ice.Schema(), typ, renamed(ice))
 		if err != nil {
 			return fmt.Errorf("evolving table %s: %w", t.name, err)
 		}
 		if d.empty() {
 			return nil
 		}
-		ice, err := t.apply(ctx, d)
+		evolved, err := d.apply(ctx, ice)
 		if err == nil {
 			t.lake.tel.Log.Info("evolved table", "table", t.name, "changes", d.lines())
-			return t.set(ice)
+			return t.set(evolved)
 		}
 		if !isConflict(err) {
 			return fmt.Errorf("evolving table %s: %w", t.name, err)
 		}
 		last = err
+		if err := wait(ctx, minPause); err != nil {
+			return fmt.Errorf("evolving table %s: %w", t.name, err)
+		}
 	}
 	return fmt.Errorf("evolving table %s: %w", t.name, last)
 }
 
-func (t *Table) apply(ctx context.Context, d delta) (*table.Table, error) {
-	tx := t.ice.NewTransaction()
+func (d delta) apply(ctx context.Context, ice *table.Table) (*table.Table, error) {
+	tx := ice.NewTransaction()
 	u := tx.UpdateSchema(true, false)
 	for from, to := range d.rename {
 		u.RenameColumn([]string{from}, to)

@@ -50,15 +50,11 @@ func (p planner) table(ctx context.Context, t *schema.Type) (provision.Change, b
 	if err != nil {
 		return change, false, err
 	}
-	d, err := difference(tb.ice.Schema(), t, tb.renamed())
+	d, err := difference(tb.state().Schema(), t, renamed(tb.state()))
 	if err != nil || d.empty() {
 		return change, false, err
 	}
 	change.Detail = strings.Join(d.lines(), "\n")
-	change.Apply = func(ctx context.Context) error {
-		tb.mu.Lock()
-		defer tb.mu.Unlock()
-		return tb.evolve(ctx, t)
-	}
+	change.Apply = func(ctx context.Context) error { return tb.evolve(ctx, t) }
 	return change, true, nil
 }

@@ -46,12 +46,13 @@ func syncPath(path string) error {
 // syncMetadata makes the newest metadata of a table on a local disk durable: the metadata file, the snapshot's list of
 // manifests, and the folder they are in.
 func (t *Table) syncMetadata() error {
-	local, ok := localPath(t.ice.MetadataLocation())
+	ice := t.state()
+	local, ok := localPath(ice.MetadataLocation())
 	if !ok {
 		return nil
 	}
 	errs := []error{syncPath(local)}
-	if s := t.ice.CurrentSnapshot(); s != nil {
+	if s := ice.CurrentSnapshot(); s != nil {
 		if list, ok := localPath(s.ManifestList); ok {
 			errs = append(errs, syncPath(list))
 		}

@@ -22,16 +22,16 @@ type Table struct {
 	lake *Lake
 	cat  catalog.Catalog
 	name string
+	turn chan struct{} // held while the table is being changed
 
-	mu     sync.Mutex
+	mu     sync.Mutex // never held over I/O
 	ice    *table.Table
-	typ    *schema.Type // the newest met
 	layout *layout
 	plans  map[*schema.Type]*plan
 }
 
 func newTable(l *Lake, cat catalog.Catalog, ice *table.Table, t *schema.Type) (*Table, error) {
-	tb := &Table{lake: l, cat: cat, name: t.Lake.Table, typ: t}
+	tb := &Table{lake: l, cat: cat, name: t.Lake.Table, turn: make(chan struct{}, 1)}
 	if err := tb.set(ice); err != nil {
 		return nil, err
 	}
@@ -40,6 +40,8 @@ func newTable(l *Lake, cat catalog.Catalog, ice *table.Table, t *schema.Type) (*
 
 // set takes a newer state of the table. The layout, and with it the plans, lasts as long as the schema.
 func (t *Table) set(ice *table.Table) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.ice = ice
 	if sc := ice.Schema(); t.layout == nil || t.layout.schemaID != sc.ID {
 		l, err := newLayout(sc)
@@ -51,33 +53,42 @@ func (t *Table) set(ice *table.Table) error {
 	return nil
 }
 
-// Refresh reads the table's current state.
-func (t *Table) Refresh(ctx context.Context) error {
+// state is the table as it was last read or committed.
+func (t *Table) state() *table.Table {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.refresh(ctx)
+	return t.ice
 }
 
-func (t *Table) refresh(ctx context.Context) error {
-	ice, err := t.cat.LoadTable(ctx, t.ice.Identifier())
+// Refresh reads the table's current state.
+func (t *Table) Refresh(ctx context.Context) error {
+	ice, err := t.cat.LoadTable(ctx, t.state().Identifier())
 	if err != nil {
 		return fmt.Errorf("reading table %s: %w", t.name, err)
 	}
 	return t.set(ice)
 }
 
+// acquire waits for the turn to change the table.
+func (t *Table) acquire(ctx context.Context) error {
+	select {
+	case t.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for a change of table %s: %w", t.name, context.Cause(ctx))
+	}
+}
+
+func (t *Table) release() { <-t.turn }
+
 // Positions says where the table stands with a topic, as of the last state read.
 func (t *Table) Positions(topic string) (Positions, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return positions(t.ice.Metadata(), topic)
+	return positions(t.state().Metadata(), topic)
 }
 
 // ValidThrough is the time up to which the table holds everything that was appended; zero where nothing is known.
 func (t *Table) ValidThrough() time.Time {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	at, err := time.Parse(time.RFC3339Nano, t.ice.Properties()[keyThrough])
+	at, err := time.Parse(time.RFC3339Nano, t.state().Properties()[keyThrough])
 	if err != nil {
 		return time.Time{}
 	}
@@ -86,9 +97,7 @@ func (t *Table) ValidThrough() time.Time {
 
 // Columns lists the current schema's columns by name, with the Iceberg type of each, in the schema's order.
 func (t *Table) Columns() []Column {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return columnsOf(t.ice.Schema())
+	return columnsOf(t.state().Schema())
 }
 
 // Column is one column of a table.
@@ -104,9 +113,7 @@ var ErrDeletes = errors.New("the table holds delete files, which are not read")
 
 // Files lists the data files of the current snapshot.
 func (t *Table) Files(ctx context.Context) ([]string, error) {
-	t.mu.Lock()
-	ice := t.ice
-	t.mu.Unlock()
+	ice := t.state()
 	if ice.CurrentSnapshot() == nil {
 		return nil, nil
 	}
@@ -127,18 +134,23 @@ func (t *Table) Files(ctx context.Context) ([]string, error) {
 
 // prepare gives the layout to write by and the plan for one type's records, evolving the table where it is older.
 func (t *Table) prepare(ctx context.Context, typ *schema.Type) (*layout, *plan, error) {
+	l, p, err := t.plan(typ)
+	if !errors.Is(err, errNoColumn) {
+		return l, p, err
+	}
+	if err := t.evolve(ctx, typ); err != nil {
+		return nil, nil, err
+	}
+	return t.plan(typ)
+}
+
+func (t *Table) plan(typ *schema.Type) (*layout, *plan, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p, ok := t.plans[typ]; ok {
 		return t.layout, p, nil
 	}
-	p, err := newPlan(t.layout, typ, t.renamed())
-	if errors.Is(err, errNoColumn) {
-		if err := t.evolve(ctx, typ); err != nil {
-			return nil, nil, err
-		}
-		p, err = newPlan(t.layout, typ, t.renamed())
-	}
+	p, err := newPlan(t.layout, typ, renamed(t.ice))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -147,9 +159,9 @@ func (t *Table) prepare(ctx context.Context, typ *schema.Type) (*layout, *plan, 
 }
 
 // renamed gives what each column was called before.
-func (t *Table) renamed() map[string][]string {
+func renamed(ice *table.Table) map[string][]string {
 	m := map[string][]string{}
-	if s := t.ice.Properties()[keyRenamed]; s != "" {
+	if s := ice.Properties()[keyRenamed]; s != "" {
 		if err := json.Unmarshal([]byte(s), &m); err != nil {
 			return map[string][]string{}
 		}
@@ -157,8 +169,8 @@ func (t *Table) renamed() map[string][]string {
 	return m
 }
 
-func (t *Table) files(ctx context.Context) (iceio.WriteFileIO, error) {
-	fs, err := t.ice.FS(ctx)
+func (t *Table) files(ctx context.Context, ice *table.Table) (iceio.WriteFileIO, error) {
+	fs, err := ice.FS(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("opening storage of table %s: %w", t.name, err)
 	}
@@ -170,10 +182,10 @@ func (t *Table) files(ctx context.Context) (iceio.WriteFileIO, error) {
 }
 
 // sortColumns names the columns that rows are sorted by within a row group.
-func (t *Table) sortColumns() []string {
+func sortColumns(ice *table.Table) []string {
 	var names []string
-	sc := t.ice.Schema()
-	order := t.ice.SortOrder()
+	sc := ice.Schema()
+	order := ice.SortOrder()
 	for _, f := range order.Fields() {
 		if name, ok := sc.FindColumnName(f.SourceID()); ok {
 			names = append(names, name)

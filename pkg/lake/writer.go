@@ -54,21 +54,22 @@ type openPart struct {
 // NewWriter makes an empty writer; it creates no file.
 func (t *Table) NewWriter(ctx context.Context, cfg WriterConfig) (*Writer, error) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	fs, err := t.files(ctx)
+	ice, l := t.ice, t.layout
+	t.mu.Unlock()
+	fs, err := t.files(ctx, ice)
 	if err != nil {
 		return nil, err
 	}
-	parts, err := newPartitioner(t.ice.Spec())
+	parts, err := newPartitioner(ice.Spec())
 	if err != nil {
 		return nil, fmt.Errorf("writing to table %s: %w", t.name, err)
 	}
-	where, err := t.ice.LocationProvider()
+	where, err := ice.LocationProvider()
 	if err != nil {
 		return nil, fmt.Errorf("writing to table %s: %w", t.name, err)
 	}
 	return &Writer{
-		table: t, cfg: cfg, fs: fs, where: where, sorted: t.sortColumns(), layout: t.layout, parts: parts,
+		table: t, cfg: cfg, fs: fs, where: where, sorted: sortColumns(ice), layout: l, parts: parts,
 		open: map[int64]*openPart{}, spilt: map[int32]bool{},
 	}, nil
 }
@@ -76,7 +77,13 @@ func (t *Table) NewWriter(ctx context.Context, cfg WriterConfig) (*Writer, error
 // Held is the memory of the rows that are in no row group yet.
 func (w *Writer) Held() int64 { return w.held }
 
-// Add holds records of one type. It keeps the records.
+// Prepare makes the table fit for records of a type, evolving it where it is older. An error leaves the writer as it was.
+func (w *Writer) Prepare(ctx context.Context, t *schema.Type) error {
+	_, _, err := w.table.prepare(ctx, t)
+	return err
+}
+
+// Add holds records of one type. It keeps the records. After an error the writer is only good for Discard.
 func (w *Writer) Add(ctx context.Context, t *schema.Type, records []codec.Record) error {
 	l, p, err := w.table.prepare(ctx, t)
 	if err != nil {
