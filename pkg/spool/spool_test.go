@@ -176,7 +176,7 @@ func TestOneProcessAtATime(t *testing.T) {
 // TestAgainstAModel runs random schedules of appending, reading, acknowledging out of order and crashing.
 func TestAgainstAModel(t *testing.T) {
 	for seed := range uint64(60) {
-		r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's schedule
+		r := rand.New(rand.NewPCG(seed, 1))
 		dir := t.TempDir()
 		s := open(t, dir, 1<<20)
 		acked := map[string]bool{}

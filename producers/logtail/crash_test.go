@@ -26,7 +26,7 @@ func TestEveryLineOnceThroughRotationsAndKills(t *testing.T) {
 }
 
 func crashRun(t *testing.T, seed uint64) (kills, again int) {
-	rnd := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // a test's schedule
+	rnd := rand.New(rand.NewPCG(seed, 7))
 	r := newRig(t, func(c *Config) {
 		c.Idle, c.MaxUnacked, c.MaxEvent = time.Hour, 4<<10, 256
 		if seed%2 == 1 {

@@ -14,19 +14,19 @@ import (
 	"time"
 )
 
-// print is a fingerprint of some bytes: how many and their hash.
-type print struct {
+// mark is a fingerprint of some bytes: how many and their hash.
+type mark struct {
 	N   int    `json:"n"`
 	Sum uint64 `json:"h"`
 }
 
-func printOf(b []byte) print {
+func markOf(b []byte) mark {
 	if len(b) == 0 {
-		return print{}
+		return mark{}
 	}
 	h := fnv.New64a()
-	h.Write(b) //nolint:errcheck // a hash never fails
-	return print{len(b), h.Sum64()}
+	_, _ = h.Write(b) // a hash never fails
+	return mark{len(b), h.Sum64()}
 }
 
 // How many bytes of a file's beginning, and before the position in it, are held to be its own.
@@ -53,7 +53,7 @@ type file struct {
 	source string // the path where it was first seen: what the events say
 	dir    string // the folder that lies in, without links: where it is looked for when it was renamed
 	path   string // where it is now
-	head   print
+	head   mark
 	input  *input
 	fd     *os.File
 	used   time.Time // when fd was last needed
@@ -75,8 +75,8 @@ type file struct {
 // position is a place in a file.
 type position struct {
 	at   int64
-	mid  bool  // in the middle of a line
-	tail print // of the bytes before it
+	mid  bool // in the middle of a line
+	tail mark // of the bytes before it
 }
 
 // span is a range of a file whose events are sent.
@@ -128,7 +128,7 @@ func contentSum(b []byte) uint64 { return crc64.Checksum(b, crc64.MakeTable(crc6
 func keyOf(host string, id identity, head []byte, generation int) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%d %s %d %d %d ", len(host), host, id.dev, id.ino, generation)
-	h.Write(head) //nolint:errcheck // a hash never fails
+	_, _ = h.Write(head) // a hash never fails
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 
@@ -159,12 +159,12 @@ func readAt(f io.ReaderAt, at int64, n int) ([]byte, error) {
 }
 
 // has says whether the file's bytes before a place have the fingerprint.
-func has(f io.ReaderAt, end int64, p print) bool {
+func has(f io.ReaderAt, end int64, p mark) bool {
 	if p.N == 0 {
 		return true
 	}
 	b, err := readAt(f, end-int64(p.N), p.N)
-	return err == nil && len(b) == p.N && printOf(b) == p
+	return err == nil && len(b) == p.N && markOf(b) == p
 }
 
 // isCopy says whether an open file begins with the bytes of f, as far as f was read.

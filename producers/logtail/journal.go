@@ -21,7 +21,7 @@ type note struct {
 	Ino    uint64 `json:"ino,omitempty"`
 	Source string `json:"src,omitempty"`
 	Dir    string `json:"dir,omitempty"`
-	Head   *print `json:"head,omitempty"`
+	Head   *mark  `json:"head,omitempty"`
 	Seen   int64  `json:"seen,omitempty"` // microseconds since 1970
 
 	// range: these bytes are about to be sent as events, all read at Read.
@@ -32,7 +32,7 @@ type note struct {
 	Over  bool   `json:"over,omitempty"`
 	Read  int64  `json:"t,omitempty"` // microseconds since 1970
 	Sum   uint64 `json:"sum,omitempty"`
-	Tail  *print `json:"tail,omitempty"`
+	Tail  *mark  `json:"tail,omitempty"`
 }
 
 // The kinds of notes.
@@ -125,7 +125,7 @@ func (j *journal) rewrite(state []note) error {
 		return err
 	}
 	next := j.path + ".new"
-	f, err := os.OpenFile(next, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(next, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // it lies in the state directory
 	if err != nil {
 		return fmt.Errorf("rewriting the journal: %w", err)
 	}
@@ -145,7 +145,7 @@ func (j *journal) rewrite(state []note) error {
 
 // syncDir makes a rename durable. Where a file system cannot, the rename still survives the process.
 func syncDir(dir string) {
-	d, err := os.Open(dir)
+	d, err := os.Open(dir) //nolint:gosec // it is the state directory
 	if err != nil {
 		return
 	}

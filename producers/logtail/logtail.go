@@ -61,6 +61,7 @@ type Tailer struct {
 	byID    map[identity]*file // the generation that a file has now
 	binary  map[identity]bool  // skipped
 	text    map[identity]bool  // was text before it was truncated
+	refused map[identity]bool  // cannot be opened: said once
 	unacked int64
 	open    int
 	changed map[*file]bool // acknowledged further than the journal says
@@ -102,7 +103,7 @@ func newTailer(cfg Config, target spool.Target, tel telemetry.Set) (*Tailer, err
 	t := &Tailer{
 		cfg: cfg, host: host, loc: loc, target: target, log: tel.With("logtail").Log, m: m, now: time.Now,
 		journal: &journal{path: filepath.Join(cfg.State, "journal"), write: writeAt, syncDir: syncDir},
-		files:   map[string]*file{}, byID: map[identity]*file{}, binary: map[identity]bool{}, text: map[identity]bool{},
+		files:   map[string]*file{}, byID: map[identity]*file{}, binary: map[identity]bool{}, text: map[identity]bool{}, refused: map[identity]bool{},
 		changed: map[*file]bool{}, wake: make(chan struct{}, 1),
 	}
 	for _, in := range cfg.Inputs {

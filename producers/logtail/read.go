@@ -41,7 +41,7 @@ func (t *Tailer) read(f *file, now time.Time) (progress bool, err error) {
 		t.m.readErrors.Inc()
 		return false, err
 	}
-	if len(buf) < before || printOf(buf[:before]) != f.next.tail || !has(f.fd, int64(f.head.N), f.head) {
+	if len(buf) < before || markOf(buf[:before]) != f.next.tail || !has(f.fd, int64(f.head.N), f.head) {
 		t.replaced(f)
 		return false, nil
 	}
@@ -65,12 +65,12 @@ func (t *Tailer) sendSome(f *file, buf []byte, before int, now time.Time) bool {
 	data = data[:used]
 	s := &span{
 		f: f, start: f.next.at, mid: f.next.mid, read: now.UTC().Truncate(time.Microsecond), sum: contentSum(data), left: notSent,
-		end: position{f.next.at + int64(used), mid, printOf(buf[max(0, before+used-tailLen) : before+used])},
+		end: position{f.next.at + int64(used), mid, markOf(buf[max(0, before+used-tailLen) : before+used])},
 	}
 	notes := []note{s.note()}
 	if f.head.N < headLen && f.size > int64(f.head.N) {
-		if head, err := readAt(f.fd, 0, headLen); err == nil && len(head) >= f.head.N && printOf(head[:f.head.N]) == f.head {
-			f.head = printOf(head)
+		if head, err := readAt(f.fd, 0, headLen); err == nil && len(head) >= f.head.N && markOf(head[:f.head.N]) == f.head {
+			f.head = markOf(head)
 			notes = append([]note{f.note()}, notes...)
 		}
 	}

@@ -3,6 +3,7 @@ package logtail
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,10 +67,8 @@ func (t *Tailer) scan(now time.Time) {
 	for _, s := range list {
 		listed[s.id] = true
 	}
-	for id := range t.binary {
-		if !listed[id] {
-			delete(t.binary, id)
-		}
+	for _, of := range []map[identity]bool{t.binary, t.text, t.refused} {
+		maps.DeleteFunc(of, func(id identity, _ bool) bool { return !listed[id] })
 	}
 	for _, f := range t.files {
 		f.listed = false
@@ -92,6 +91,10 @@ func (t *Tailer) scan(now time.Time) {
 		}
 		if err := t.take(s, now); err != nil {
 			t.m.readErrors.Inc() // it is tried again at the next scan
+			if !t.refused[s.id] {
+				t.refused[s.id] = true
+				t.log.Warn("a file cannot be followed; trying again", "path", s.path, "err", err)
+			}
 		}
 	}
 	for _, f := range t.byID {
@@ -122,7 +125,7 @@ func (t *Tailer) isStill(f *file, s found) bool {
 		if err != nil {
 			return true // read will say
 		}
-		defer opened.Close() //nolint:errcheck // it was only read
+		defer opened.Close()
 		if identityOf(info) != f.id {
 			return true // replaced since it was listed: the next scan will tell
 		}
@@ -170,7 +173,7 @@ func (t *Tailer) take(s found, now time.Time) error {
 		t.log.Info("skipping a file that is not text", "path", s.path)
 		return nil
 	}
-	f := &file{id: s.id, source: s.path, dir: realDir(s.path), head: printOf(head), input: s.input}
+	f := &file{id: s.id, source: s.path, dir: realDir(s.path), head: markOf(head), input: s.input}
 	for generation := 0; f.key == "" || t.files[f.key] != nil; generation++ {
 		f.key = keyOf(t.host, s.id, head[:min(len(head), tailLen)], generation)
 	}
@@ -212,8 +215,8 @@ func (t *Tailer) original(path string, fd *os.File, size int64) *file {
 
 // realDir gives the folder that a path leads to.
 func realDir(path string) string {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
 	}
 	return filepath.Dir(path)
 }
