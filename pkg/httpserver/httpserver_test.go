@@ -34,7 +34,7 @@ func newServer(t *testing.T, change func(*Config)) *Server {
 }
 
 func do(s *Server, method, url string, header ...string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(method, url, strings.NewReader("x"))
+	r := httptest.NewRequestWithContext(context.Background(), method, url, strings.NewReader("x"))
 	for i := 0; i+1 < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
@@ -47,7 +47,7 @@ func TestHostAllowList(t *testing.T) {
 	s := newServer(t, func(c *Config) { c.AllowedHosts = []string{"Millrace.example"} })
 	f := func(host string, want int) {
 		t.Helper()
-		r := httptest.NewRequest(http.MethodGet, "/-/healthy", nil)
+		r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/-/healthy", nil)
 		r.Host = host
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(w, r)

@@ -126,4 +126,4 @@ func (s *Server) publishUsage(ctx context.Context, since time.Time) time.Time {
 }
 
 // errTimeout is why the records of a request are given up when Kafka does not answer.
-var errTimeout = errors.New("Kafka did not acknowledge in time") //nolint:revive,staticcheck // a name begins it
+var errTimeout = errors.New("Kafka did not acknowledge in time") //nolint:staticcheck // a name begins it

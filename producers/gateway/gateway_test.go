@@ -124,10 +124,10 @@ const (
 
 // post sends a body; header holds further names and values.
 func post(h http.Handler, typ, contentType, body string, header ...string) (*httptest.ResponseRecorder, answer) {
-	r := httptest.NewRequest(http.MethodPost, "/v1/events/"+typ, strings.NewReader(body))
+	r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/v1/events/"+typ, strings.NewReader(body))
 	r.Header.Set("Content-Type", contentType)
-	for i := 0; i < len(header); i += 2 {
-		r.Header.Set(header[i], header[i+1])
+	for i := range len(header) / 2 {
+		r.Header.Set(header[2*i], header[2*i+1])
 	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
@@ -138,14 +138,15 @@ func post(h http.Handler, typ, contentType, body string, header ...string) (*htt
 
 // brief is an answer's status and its records' statuses.
 func brief(code int, a answer) string {
-	s := fmt.Sprint(code, ":")
+	var s strings.Builder
+	fmt.Fprint(&s, code, ":")
 	for i, r := range a.Results {
-		s += fmt.Sprint(" ", r.Status)
+		fmt.Fprint(&s, " ", r.Status)
 		if r.Index != i {
-			s += fmt.Sprint("(index ", r.Index, ")")
+			fmt.Fprint(&s, "(index ", r.Index, ")")
 		}
 	}
-	return s
+	return s.String()
 }
 
 func TestStatuses(t *testing.T) {
@@ -395,12 +396,12 @@ func TestTraceparent(t *testing.T) {
 		t.Helper()
 		pub.records = nil
 		post(h, "log", asJSON, `{"body":"x"}`, "Traceparent", header)
-		got := ""
+		var got strings.Builder
 		for _, hd := range pub.of("millrace.log")[0].Headers {
-			got += hd.Key + "=" + string(hd.Value)
+			got.WriteString(hd.Key + "=" + string(hd.Value))
 		}
-		if got != want {
-			t.Errorf("%q: headers %q, want %q", header, got, want)
+		if got.String() != want {
+			t.Errorf("%q: headers %q, want %q", header, got.String(), want)
 		}
 	}
 	f(tp, "traceparent="+tp)
@@ -424,16 +425,16 @@ func TestOwnRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := func(typ string) string {
-		out := ""
+		var out strings.Builder
 		d := pub.codec.Decoder(typ)
 		for _, r := range pub.of("millrace." + typ) {
 			rec, err := d.Decode(t.Context(), r)
 			if err != nil {
 				t.Fatal(err)
 			}
-			out += string(codec.AppendJSON(nil, &rec)) + "\n"
+			out.Write(append(codec.AppendJSON(nil, &rec), '\n'))
 		}
-		return out
+		return out.String()
 	}
 	perf, usage := lines("performance"), lines("usage")
 	for _, want := range []string{

@@ -109,8 +109,7 @@ func (q *request) record(raw []byte) {
 	rec, err := enc.EncodeJSON(raw)
 	if err != nil {
 		res := result{Status: http.StatusBadRequest, Error: err.Error()}
-		var fe *codec.FieldError
-		if errors.As(err, &fe) {
+		if fe, ok := errors.AsType[*codec.FieldError](err); ok {
 			res.Field = fe.Field
 		}
 		q.add(res)

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -88,7 +89,7 @@ func (s *suite) record(t *testing.T, typeName string, at time.Time, fields map[s
 		}
 	}
 	s.next++
-	values[schema.ID] = codec.StringValue(event.DeriveID(at, "servetest", typeName, fmt.Sprint(s.next)))
+	values[schema.ID] = codec.StringValue(event.DeriveID(at, "servetest", typeName, strconv.FormatInt(s.next, 10)))
 	values[schema.Time] = codec.LongValue(at.UnixMicro())
 	return codec.Record{
 		Type: typ, Values: values,
@@ -166,11 +167,12 @@ func flat(list []serve.Series, base time.Time) []string {
 	out := []string{}
 	for _, sr := range list {
 		labels, _ := json.Marshal(sr.Labels) // maps are written in the order of their keys
-		line := sr.Metric + " " + sr.Unit + " " + string(labels)
+		var line strings.Builder
+		line.WriteString(sr.Metric + " " + sr.Unit + " " + string(labels))
 		for _, p := range sr.Points {
-			line += fmt.Sprintf(" %d:%v", int(p.Time.Sub(base)/time.Second), p.Value)
+			fmt.Fprintf(&line, " %d:%v", int(p.Time.Sub(base)/time.Second), p.Value)
 		}
-		out = append(out, line)
+		out = append(out, line.String())
 	}
 	slices.Sort(out)
 	return out
@@ -252,8 +254,8 @@ func (s *suite) search(t *testing.T) {
 	}
 	filters := func(kv ...string) map[string]string {
 		m := map[string]string{}
-		for i := 0; i < len(kv); i += 2 {
-			m[kv[i]] = kv[i+1]
+		for i := range len(kv) / 2 {
+			m[kv[2*i]] = kv[2*i+1]
 		}
 		return m
 	}
