@@ -143,8 +143,8 @@ func (logger) Level() kgo.LogLevel { return kgo.LogLevelWarn }
 
 func (l logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
 	if level == kgo.LogLevelError {
-		l.log.Error("Kafka client", append([]any{"event", msg}, keyvals...)...) //nolint:sloglint // the client's own keys
+		l.log.Error("Kafka client", append([]any{"event", msg}, keyvals...)...)
 		return
 	}
-	l.log.Warn("Kafka client", append([]any{"event", msg}, keyvals...)...) //nolint:sloglint // the client's own keys
+	l.log.Warn("Kafka client", append([]any{"event", msg}, keyvals...)...)
 }

@@ -76,7 +76,7 @@ func (n *numbered) Register(c prometheus.Collector) error {
 // MustRegister cannot fail on a name that is taken; whatever else fails leaves the metric unseen, not the client dead.
 func (n *numbered) MustRegister(cs ...prometheus.Collector) {
 	for _, c := range cs {
-		_ = n.Register(c) //nolint:errcheck // see above
+		_ = n.Register(c)
 	}
 }
 

@@ -156,10 +156,11 @@ func (c *Consumer) expired(k ledger.Key, position, start int64) {
 }
 
 // begin starts the stages of a partition under a new claim.
-func (c *Consumer) begin(k ledger.Key, pos position) *part {
+func (c *Consumer) begin(k ledger.Key, pos position) {
+	p := newPart(c, k)
+	c.budget.join(p)
 	c.mu.Lock()
 	old := c.parts[k]
-	p := newPart(c, k)
 	p.claim = c.ledger.Assign(k, pos.next)
 	p.state = stateRunning
 	p.polled, p.start, p.end = pos.next, pos.start, pos.end
@@ -168,10 +169,8 @@ func (c *Consumer) begin(k ledger.Key, pos position) *part {
 	if old != nil {
 		old.halt()
 	}
-	c.budget.join(p)
 	c.resume(p) // a pause outlives the assignment that it was for
 	p.launch()
-	return p
 }
 
 // stop keeps a partition assigned and unread, for a person to look at.

@@ -21,7 +21,7 @@ type breaker = circuitbreaker.CircuitBreaker[any]
 func (c *Consumer) newBreaker(topic string) breaker {
 	return circuitbreaker.NewBuilder[any]().
 		HandleIf(func(_ any, err error) bool { return isOutage(err) }).
-		WithFailureThreshold(uint(c.cfg.Retry.Breaker)). //nolint:gosec // validated
+		WithFailureThreshold(uint(c.cfg.Retry.Breaker)).
 		WithSuccessThreshold(1).
 		WithDelay(min(c.cfg.Retry.Max, 5*time.Second)).
 		OnStateChanged(func(e circuitbreaker.StateChangedEvent) {
@@ -74,6 +74,9 @@ func (c *Consumer) persist(ctx context.Context, what string, f func(context.Cont
 		}
 	}
 }
+
+// pause sleeps, and says whether ctx goes on.
+func pause(ctx context.Context, d time.Duration) bool { return sleep(ctx, d) == nil }
 
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

@@ -39,8 +39,10 @@ func (c *Consumer) pollLoop(ctx context.Context) error {
 		})
 		c.applySeeks()
 		c.client.AllowRebalance()
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return nil
+		default:
 		}
 		// Some errors come back at once, hundreds of thousands of times a minute.
 		if !failed || records > 0 {
@@ -49,7 +51,7 @@ func (c *Consumer) pollLoop(ctx context.Context) error {
 		}
 		failures++
 		wait := min(maxPollBackoff, 50*time.Millisecond<<min(failures, 10))
-		if sleep(ctx, wait) != nil {
+		if !pause(ctx, wait) {
 			return nil
 		}
 	}

@@ -31,7 +31,7 @@ func (w *world) feed(every time.Duration) (stop func() []int) {
 			case <-time.After(every):
 			}
 			for p := range counts {
-				w.produce(int32(p), counts[p], 12) //nolint:gosec // three partitions
+				w.produce(int32(p), counts[p], 12)
 				counts[p] += 12
 			}
 		}

@@ -242,6 +242,26 @@ func TestDeadLettersAreAcknowledgedBeforeTheCommit(t *testing.T) {
 	})
 }
 
+// A dead letter that the broker finds too large would be tried for ever: what remains of it says where it lies.
+func TestOversizedDeadLetterBecomesAStub(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cluster.Produce(t, &kgo.Record{Topic: topic, Key: []byte("k"), Value: []byte("bad and big")})
+		w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic + ".dlq", Err: kerr.MessageTooLarge, Count: 1})
+		m := w.join(w.sink)
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		w.stop(m)
+		letters := w.cluster.Records(t, topic+".dlq")
+		if len(letters) != 1 || len(letters[0].Value) != 0 || string(letters[0].Key) != "k" {
+			t.Fatalf("dead letters %v, want one stub", letters)
+		}
+		last := letters[0].Headers[len(letters[0].Headers)-1]
+		if last.Key != "millrace.value_dropped" || string(last.Value) != "11" {
+			t.Errorf("the stub's last header is %s=%s, want the size of the value", last.Key, last.Value)
+		}
+	})
+}
+
 func TestRegistryOutageWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -297,8 +317,8 @@ func TestPanicIsAFailedAttempt(t *testing.T) {
 		calls := 0
 		m := w.join(sinkFunc(func(ctx context.Context, b Batch, done func(error)) error {
 			if calls++; calls == 1 {
-				var none map[string]int
-				none["x"] = 1
+				var none *Batch
+				none.Dead++
 			}
 			return w.sink.Write(ctx, b, done)
 		}))

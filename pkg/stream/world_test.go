@@ -108,7 +108,9 @@ func (w *world) stop(m *member) {
 func (w *world) kill(m *member) {
 	m.link.Cut()
 	m.stopFn()
-	<-m.done
+	if err := <-m.done; err != nil {
+		w.Logf("killed: %v", err)
+	}
 }
 
 // until waits for a condition, for an hour of virtual time at most.

@@ -114,7 +114,8 @@ func (s *suite) cancel() {
 			}
 		} else if err == nil {
 			select {
-			case <-w.result:
+			case result := <-w.result:
+				s.Logf("cancelled %s: %v", name, result)
 			case <-time.After(promptness):
 				s.Errorf("cancelled %s, done was not called within %v", name, promptness)
 			}

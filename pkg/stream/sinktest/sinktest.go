@@ -207,9 +207,6 @@ func (s *suite) doneOnce() {
 }
 
 func asPartial(err error) *stream.PartialError {
-	var partial *stream.PartialError
-	if errors.As(err, &partial) {
-		return partial
-	}
-	return nil
+	partial, _ := errors.AsType[*stream.PartialError](err)
+	return partial
 }
