@@ -73,7 +73,7 @@ func TestDevGoesOnWhereItStopped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sent.judge(t, "lake", logs.Name, found)
+	report(t, sent.judge("lake", logs.Name, found))
 	if err := p.stop(syscall.SIGINT); err != nil {
 		t.Error(err)
 	}

@@ -34,11 +34,11 @@ func TestEverythingAcknowledgedArrivesOnce(t *testing.T) {
 	sent := w.run(t, load{count: 200_000, rate: 10_000})
 	t.Run("kafka-python and fastavro read the topics", func(t *testing.T) {
 		args := append([]string{w.Brokers[0], w.Registry}, w.topics()...)
-		sent.judgeReader(t, "topics", "readers/topics.py", args...)
+		sent.judgeReader(t, "topics", w.names(), "readers/topics.py", args...)
 	})
 	t.Run("pyiceberg reads the lake", func(t *testing.T) {
 		for _, typ := range w.types.All() {
-			sent.judgeReader(t, "lake", "readers/lake.py", typ.Name,
+			sent.judgeReader(t, "lake", []string{typ.Name}, "readers/lake.py", typ.Name,
 				filepath.Join("..", "..", "schemas", typ.Name+".avsc"), filepath.Join(w.Warehouse, "millrace", typ.Name))
 		}
 	})

@@ -74,6 +74,14 @@ func (w *world) open(t *testing.T) {
 	w.adm = kadm.NewClient(client)
 }
 
+func (w *world) names() []string {
+	var names []string
+	for _, typ := range w.types.All() {
+		names = append(names, typ.Name)
+	}
+	return names
+}
+
 func (w *world) topics() []string {
 	var names []string
 	for _, typ := range w.types.All() {
