@@ -63,7 +63,7 @@ func session(t *testing.T, s *Store) *gocql.Session {
 // exec runs a statement over a connection of its own, for it may come when the Store is closed.
 func exec(t *testing.T, s *Store, statement string) {
 	t.Helper()
-	c := &connector{cfg: s.cfg}
+	c := &connector{cfg: s.cfg, log: s.log}
 	defer c.close()
 	out, err := c.get(context.Background())
 	if err != nil {

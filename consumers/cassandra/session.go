@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 type connector struct {
 	cfg      Config
 	keyspace string // "" for the session that makes the keyspace
+	log      *slog.Logger
 
 	mu      sync.Mutex
 	session *gocql.Session
@@ -61,7 +64,7 @@ func (c *connector) get(ctx context.Context) (*gocql.Session, error) {
 }
 
 func (c *connector) dial(done chan struct{}) {
-	cluster, err := clusterConfig(c.cfg, c.keyspace)
+	cluster, err := clusterConfig(c.cfg, c.keyspace, c.log)
 	var s *gocql.Session
 	if err == nil {
 		s, err = cluster.CreateSession()
@@ -98,7 +101,7 @@ func (c *connector) close() {
 }
 
 // clusterConfig sets every bound that gocql leaves open or sets for another purpose.
-func clusterConfig(cfg Config, keyspace string) (*gocql.ClusterConfig, error) {
+func clusterConfig(cfg Config, keyspace string, log *slog.Logger) (*gocql.ClusterConfig, error) {
 	consistency, err := cfg.consistency()
 	if err != nil {
 		return nil, err
@@ -120,7 +123,7 @@ func clusterConfig(cfg Config, keyspace string) (*gocql.ClusterConfig, error) {
 	c.ReconnectInterval = 2 * time.Second
 	c.SocketKeepalive = 15 * time.Second
 	c.DefaultTimestamp = false // every insert carries its record's own
-	c.Logger = quiet{}         // gocql logs to the standard logger what comes back as an error as well
+	c.Logger = logger{log}
 	// gocql 1.7.0 applies a retry policy to every query, idempotent or not, and to errors that a retry makes worse.
 	// The runtime retries, under a budget and a circuit breaker.
 	c.RetryPolicy = never{}
@@ -170,9 +173,12 @@ type never struct{}
 func (never) Attempt(gocql.RetryableQuery) bool  { return false }
 func (never) GetRetryType(error) gocql.RetryType { return gocql.Rethrow }
 
-// quiet drops gocql's own log lines.
-type quiet struct{}
+// logger takes what gocql would print. It is for who looks for a fault: what matters comes back as an error, too, but
+// without the reason why a node was given up.
+type logger struct{ log *slog.Logger }
 
-func (quiet) Print(...any)          {}
-func (quiet) Printf(string, ...any) {}
-func (quiet) Println(...any)        {}
+func (l logger) Print(v ...any)                 { l.line(fmt.Sprint(v...)) }
+func (l logger) Printf(format string, v ...any) { l.line(fmt.Sprintf(format, v...)) }
+func (l logger) Println(v ...any)               { l.line(fmt.Sprintln(v...)) }
+
+func (l logger) line(text string) { l.log.Debug("from gocql", "line", strings.TrimSpace(text)) }

@@ -17,12 +17,11 @@ import (
 // another's requests can give up.
 type tables struct {
 	lock  chan struct{} // holds one while a goroutine looks or changes
-	types map[string]*table
+	types map[*schema.Type]*table
 }
 
 // table is how one version of a type is written.
 type table struct {
-	typ *schema.Type
 	cql schema.CQL
 }
 
@@ -35,10 +34,10 @@ func (s *Store) ready(ctx context.Context, session *gocql.Session, t *schema.Typ
 		return nil, context.Cause(ctx)
 	}
 	defer func() { <-s.tables.lock }()
-	if known := s.tables.types[t.Name]; known != nil && known.typ == t {
+	if known := s.tables.types[t]; known != nil {
 		return known, nil
 	}
-	out := &table{typ: t, cql: t.CQL(s.cfg.Keyspace)}
+	out := &table{cql: t.CQL(s.cfg.Keyspace)}
 	have, err := s.columns(ctx, session, t.Cassandra.Table)
 	if err != nil {
 		return nil, err
@@ -60,9 +59,9 @@ func (s *Store) ready(ctx context.Context, session *gocql.Session, t *schema.Typ
 		s.log.Info("table has new columns", "type", t.Name, "columns", strings.Join(added, ","))
 	}
 	if s.tables.types == nil {
-		s.tables.types = make(map[string]*table)
+		s.tables.types = make(map[*schema.Type]*table)
 	}
-	s.tables.types[t.Name] = out
+	s.tables.types[t] = out
 	return out, nil
 }
 
@@ -70,7 +69,7 @@ func (s *Store) ready(ctx context.Context, session *gocql.Session, t *schema.Typ
 func (s *Store) forget(ctx context.Context, t *schema.Type) {
 	select {
 	case s.tables.lock <- struct{}{}:
-		delete(s.tables.types, t.Name)
+		maps.DeleteFunc(s.tables.types, func(known *schema.Type, _ *table) bool { return known.Name == t.Name })
 		<-s.tables.lock
 	case <-ctx.Done(): // whoever has the lock looks at this moment
 	}
