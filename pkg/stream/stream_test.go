@@ -361,3 +361,23 @@ func TestTypeChangeCutsTheBatch(t *testing.T) {
 type sinkFunc func(context.Context, Batch, func(error)) error
 
 func (f sinkFunc) Write(ctx context.Context, b Batch, done func(error)) error { return f(ctx, b, done) }
+
+// Errors that every poll brings back at once must not turn the loop hot, nor end it.
+func TestPollErrorsAreBackedOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 10)
+		fault := w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: topic, Err: kerr.TopicAuthorizationFailed, Count: -1})
+		m := w.join(w.sink)
+		time.Sleep(10 * time.Minute)
+		if n := m.metric("poll_errors_total"); n < 10 || n > 10*60*3*2 {
+			t.Errorf("%v poll errors in ten minutes, want some and few", n)
+		}
+		if n := strings.Count(w.logs.String(), "msg=polling"); n < 1 || n > 21 {
+			t.Errorf("logged %d times in ten minutes, want one in 30 s at most", n)
+		}
+		fault.Remove()
+		w.applied(10)
+		w.stop(m)
+	})
+}
