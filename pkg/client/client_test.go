@@ -2,7 +2,9 @@ package client_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -236,4 +238,113 @@ func TestTraceTravelsInTheHeaders(t *testing.T) {
 			t.Errorf("%d records with the trace, want 1", got)
 		}
 	})
+}
+
+func TestCutConnectionsDoubleNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := kafkatest.NewVirtual(t, topic)
+		link := cluster.Link()
+		cfg := config()
+		cfg.Delivery, cfg.Linger = 0, time.Millisecond
+		c := newClient(t, cfg, link.Opts())
+		var once [3000]atomic.Int32
+		for i := range once {
+			r := record(0)
+			r.Value = []byte(strconv.Itoa(i))
+			if err := c.Produce(t.Context(), r, func(err error) {
+				once[i].Add(1)
+				if err != nil {
+					t.Errorf("record %d: %v", i, err)
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if i%100 == 50 { // in the middle of what is in flight
+				time.Sleep(time.Millisecond)
+				link.Cut()
+				time.Sleep(time.Second)
+				link.Mend()
+			}
+		}
+		if r := closeClient(t, c); r != (client.Report{Accepted: 3000, Acknowledged: 3000}) {
+			t.Errorf("%+v", r)
+		}
+		seen := map[string]int{}
+		for _, r := range cluster.Records(t, topic) {
+			seen[string(r.Value)]++
+		}
+		for i := range once {
+			if n := once[i].Load(); n != 1 {
+				t.Errorf("record %d: %d callbacks", i, n)
+			}
+			if n := seen[strconv.Itoa(i)]; n != 1 {
+				t.Errorf("record %d is %d times in Kafka", i, n)
+			}
+		}
+	})
+}
+
+func TestSendTakesEachForm(t *testing.T) {
+	cluster := kafkatest.New(t, topic)
+	cdc := newCodec(t, cluster.RegistryURL(t))
+	types, err := schema.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, typ := range types {
+		if _, err := cdc.Register(t.Context(), typ); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := client.New(client.Default(), cdc, telemetry.Discard(), cluster.Opts())
+	if err != nil {
+		t.Fatal(err)
+	}
+	enc, err := c.Encoder(t.Context(), "log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := enc.Defaults()
+	values[enc.Type().Index("body")] = codec.StringValue("b")
+	for _, event := range []any{
+		Log{Body: "b"}, &Log{Body: "b"}, map[string]any{"body": "b", "time": time.Now()}, []byte(`{"body":"b"}`),
+		json.RawMessage(`{"body":"b"}`), values,
+	} {
+		if err := c.Send(t.Context(), "log", event, nil); err != nil {
+			t.Errorf("%T: %v", event, err)
+		}
+	}
+	f := func(typ string, event any) {
+		t.Helper()
+		if err := c.Send(t.Context(), typ, event, func(error) { t.Error("done was called") }); err == nil {
+			t.Errorf("%T was taken", event)
+		}
+	}
+	f("nosuch", []byte(`{"body":"b"}`))
+	f("log", []byte(`{}`))
+	f("log", map[string]any{"body": make(chan int)})
+	f("log", map[string]any{"body": 1})
+	f("log", nil)
+	if r := closeClient(t, c); r.Acknowledged != 6 || r.Accepted != 6 {
+		t.Errorf("%+v", r)
+	}
+	d := cdc.Decoder("log")
+	for _, r := range cluster.Records(t, topic) {
+		rec, err := d.Decode(t.Context(), r)
+		if err != nil || rec.Values[rec.Type.Index("body")].String() != "b" {
+			t.Errorf("%v %s", err, codec.AppendJSON(nil, &rec))
+		}
+	}
+}
+
+func TestConfigNamesEveryMistake(t *testing.T) {
+	err := client.Config{Linger: -1, Delivery: 1}.Validate()
+	for _, key := range []string{"records", "bytes", "full", "compression", "linger", "delivery"} {
+		if err == nil || !strings.Contains(err.Error(), "client."+key) {
+			t.Errorf("%s is not named in: %v", key, err)
+		}
+	}
+	if err := client.Default().Validate(); err != nil {
+		t.Error(err)
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -195,7 +196,7 @@ func (l *Link) Mend() {
 
 func (l *Link) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	if l.isDown() {
-		return nil, errors.New("link is cut")
+		return nil, errCut()
 	}
 	dial := (&net.Dialer{}).DialContext
 	if l.cluster.network != nil {
@@ -209,11 +210,15 @@ func (l *Link) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	defer l.mu.Unlock()
 	if l.down { // cut while dialing
 		_ = conn.Close()
-		return nil, errors.New("link is cut")
+		return nil, errCut()
 	}
 	l.conns[conn] = struct{}{}
 	return conn, nil
 }
+
+// errCut is what dialing a dead broker gives. Of an error of another type kgo asks for a producer id again and again
+// without a pause.
+func errCut() error { return &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED} }
 
 func (l *Link) isDown() bool {
 	l.mu.Lock()
