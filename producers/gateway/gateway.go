@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -42,6 +43,7 @@ type Server struct {
 	bytes    *budget
 	tenants  *tenants
 	own      *own
+	stopping atomic.Bool
 	now      func() time.Time
 }
 
@@ -81,10 +83,12 @@ func (s *Server) Register(mux interface {
 	mux.Handle("POST /v1/events/{type}", http.HandlerFunc(s.events))
 }
 
-// Run publishes the gateway's own records until ctx ends, then what is left of them. Stop the HTTP server first.
+// Run publishes the gateway's own records until ctx ends. Then it turns new requests away, waits for those under way,
+// and publishes what is left; the publisher stops after it, whether the HTTP server does so before or after.
 func (s *Server) Run(ctx context.Context) error {
 	if !s.cfg.OwnRecords {
 		<-ctx.Done()
+		s.finishRequests(ctx)
 		return nil
 	}
 	tick := time.NewTicker(s.cfg.UsageInterval)
@@ -97,8 +101,24 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-tick.C:
 			since = s.publishUsage(ctx, since)
 		case <-ctx.Done():
+			s.finishRequests(ctx)
 			s.drain(ctx, since)
 			return nil
+		}
+	}
+}
+
+// finishRequests turns new requests away and waits for those under way.
+func (s *Server) finishRequests(ctx context.Context) {
+	s.stopping.Store(true)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Drain)
+	defer cancel()
+	for range cap(s.requests) {
+		select {
+		case s.requests <- struct{}{}: // every slot taken: nobody is inside
+		case <-ctx.Done():
+			s.log.Warn("requests were still under way at the stop")
+			return
 		}
 	}
 }

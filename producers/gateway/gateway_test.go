@@ -436,6 +436,9 @@ func TestOwnRecords(t *testing.T) {
 		}
 		return out.String()
 	}
+	if w, _ := post(h, "log", asJSON, `{"body":"x"}`); w.Code != 503 || w.Header().Get("Retry-After") == "" {
+		t.Errorf("after the stop: %d %s", w.Code, w.Body)
+	}
 	perf, usage := lines("performance"), lines("usage")
 	for _, want := range []string{
 		`"operation":"POST /v1/events/log"`, `"status":207`, `"trace_id":"0af7651916cd43dd8448eb211c80319c"`,

@@ -17,6 +17,10 @@ import (
 
 // events answers POST /v1/events/{type}.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	if s.stopping.Load() {
+		refuse(w, http.StatusServiceUnavailable, 2*time.Second, "the gateway is stopping; nothing was stored")
+		return
+	}
 	began := s.now()
 	parent := traceparent(r.Header.Get("Traceparent"))
 	name := r.Header.Get("X-Millrace-Tenant")
@@ -30,6 +34,10 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	t := s.tenants.get(name, began)
 	release, retry := s.admit(t, began)
 	if release == nil {
+		if s.stopping.Load() { // it holds all slots
+			refuse(w, http.StatusServiceUnavailable, 2*time.Second, "the gateway is stopping; nothing was stored")
+			return
+		}
 		refuse(w, http.StatusTooManyRequests, retry, "too much is under way; come again later")
 		return
 	}
