@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -107,9 +108,9 @@ func (b *bench) fill(ctx context.Context, count int) (size int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	opts := append(b.kafka[:len(b.kafka):len(b.kafka)], b.cfg.ProducerOpts()...)
 	// Evenly over the partitions, whatever the keys.
-	client, err := kgo.NewClient(append(opts, kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))...)
+	opts := slices.Concat(b.kafka, b.cfg.ProducerOpts(), []kgo.Opt{kgo.RecordPartitioner(kgo.RoundRobinPartitioner())})
+	client, err := kgo.NewClient(opts...)
 	if err != nil {
 		return 0, err
 	}

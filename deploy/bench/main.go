@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -29,7 +30,7 @@ func main() {
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // this is main
 	}
 }
 
@@ -134,7 +135,7 @@ func child(ctx context.Context, o options, row string, round int) (result, error
 	if err != nil {
 		return result{}, err
 	}
-	cmd := exec.CommandContext(ctx, self, "-row", row, "-run", o.run, "-count", fmt.Sprint(o.count), "-rounds", fmt.Sprint(round+1)) //nolint:gosec // itself
+	cmd := exec.CommandContext(ctx, self, "-row", row, "-run", o.run, "-count", strconv.Itoa(o.count), "-rounds", strconv.Itoa(round+1)) //nolint:gosec // itself
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -166,7 +167,7 @@ func show(stdout io.Writer, path string, rep report) error {
 	return os.WriteFile(path, append(data, '\n'), 0o644) //nolint:gosec // results are for everybody
 }
 
-// servers are those that the environment names, as for tests.
+// server gives the addresses that the environment names, as for tests.
 func server(variable string) ([]string, error) {
 	value := os.Getenv(variable)
 	if value == "" {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -93,8 +94,9 @@ func (b *bench) result(count int) result {
 
 // consume reads the topic from its start.
 func (b *bench) consume(ctx context.Context, count int, each func(*kgo.Record) error) error {
-	opts := append(b.kafka[:len(b.kafka):len(b.kafka)],
-		kgo.ConsumeTopics(b.typ.Topic.Name), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	opts := slices.Concat(b.kafka, []kgo.Opt{
+		kgo.ConsumeTopics(b.typ.Topic.Name), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	})
 	client, err := kgo.NewClient(opts...)
 	if err != nil {
 		return err

@@ -249,7 +249,7 @@ func parseValue(kind schema.Kind, text string) (codec.Value, error) {
 		return codec.DoubleValue(f), err
 	case schema.Map:
 		pairs := map[string]string{}
-		for _, pair := range strings.Fields(text) {
+		for pair := range strings.FieldsSeq(text) {
 			k, v, _ := strings.Cut(pair, ":")
 			key, err := hex.DecodeString(k)
 			value, err2 := hex.DecodeString(v)

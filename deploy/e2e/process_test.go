@@ -93,7 +93,7 @@ func launch(t *testing.T, name string, args ...string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{name: name, cmd: exec.Command(path, args...), out: &output{}, done: make(chan struct{})}
+	p := &process{name: name, cmd: exec.CommandContext(context.Background(), path, args...), out: &output{}, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)

@@ -142,7 +142,8 @@ func (w *world) awaitShare(t *testing.T, name string, p *process, total int64, s
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	first, last := int64(-1), error(nil)
+	first := int64(-1)
+	var last error
 	for {
 		produced, committed, err := w.positions(ctx, "millrace-"+name)
 		if err == nil && first < 0 {

@@ -88,33 +88,33 @@ func get(ctx context.Context, variable, base, path string) error {
 	if base == "" {
 		return fmt.Errorf("%s is empty: name a URL", variable)
 	}
-	if _, err := request(ctx, http.MethodGet, base+path); err != nil {
+	if err := request(ctx, http.MethodGet, base+path); err != nil {
 		return fmt.Errorf("%s: %w", variable, err)
 	}
 	return nil
 }
 
-// request gives the body of an answer in the 200s; 404 is an error that errNotFound matches.
-func request(ctx context.Context, method, address string) ([]byte, error) {
+// request wants an answer in the 200s; 404 is an error that errNotFound matches.
+func request(ctx context.Context, method, address string) error {
 	req, err := http.NewRequestWithContext(ctx, method, address, http.NoBody)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%s %s: %w", method, address, err)
+		return fmt.Errorf("%s %s: %w", method, address, err)
 	case res.StatusCode == http.StatusNotFound:
-		return nil, fmt.Errorf("%s %s: %w", method, address, errNotFound)
+		return fmt.Errorf("%s %s: %w", method, address, errNotFound)
 	case res.StatusCode/100 != 2:
-		return nil, fmt.Errorf("%s %s: %s: %s", method, address, res.Status, body)
+		return fmt.Errorf("%s %s: %s: %s", method, address, res.Status, body)
 	}
-	return body, nil
+	return nil
 }
 
 var errNotFound = errors.New("404 Not Found")
@@ -171,8 +171,8 @@ func (s Servers) cleanKafka(ctx context.Context, prefix string) error {
 }
 
 func (s Servers) cleanElasticsearch(ctx context.Context, prefix string) error {
-	_, indices := request(ctx, http.MethodDelete, s.Elasticsearch+"/"+url.PathEscape(prefix)+"*?ignore_unavailable=true")
-	_, templates := request(ctx, http.MethodDelete, s.Elasticsearch+"/_index_template/"+url.PathEscape(prefix)+"*")
+	indices := request(ctx, http.MethodDelete, s.Elasticsearch+"/"+url.PathEscape(prefix)+"*?ignore_unavailable=true")
+	templates := request(ctx, http.MethodDelete, s.Elasticsearch+"/_index_template/"+url.PathEscape(prefix)+"*")
 	if errors.Is(templates, errNotFound) {
 		templates = nil
 	}

@@ -26,7 +26,7 @@ func TestWhatATestMadeIsGoneAfterIt(t *testing.T) {
 		if _, err := adm.CreateTopic(t.Context(), 1, 1, nil, prefix+".log"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := request(t.Context(), http.MethodPut, servers.Elasticsearch+"/"+prefix+"-1"); err != nil {
+		if err := request(t.Context(), http.MethodPut, servers.Elasticsearch+"/"+prefix+"-1"); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -37,7 +37,7 @@ func TestWhatATestMadeIsGoneAfterIt(t *testing.T) {
 	if topics.Has(prefix + ".log") {
 		t.Error("the topic is still there")
 	}
-	if _, err := request(t.Context(), http.MethodGet, servers.Elasticsearch+"/"+prefix+"-1"); err == nil {
+	if err := request(t.Context(), http.MethodGet, servers.Elasticsearch+"/"+prefix+"-1"); err == nil {
 		t.Error("the index is still there")
 	}
 }
