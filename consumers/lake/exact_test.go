@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -51,7 +52,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{
 		bench: b, rnd: rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // the seed is the point
 		// The log crosses midnight, so that commits have several table partitions.
-		maker: sinktest.Maker{Type: b.typ, Base: time.Date(2026, 3, 1, 23, 59, 59, 800_000_000, time.UTC), Seed: fmt.Sprint(seed)},
+		maker: sinktest.Maker{Type: b.typ, Base: time.Date(2026, 3, 1, 23, 59, 59, 800_000_000, time.UTC), Seed: strconv.FormatUint(seed, 10)},
 	}
 	for range processes {
 		w.procs = append(w.procs, w.newProcess())
@@ -192,8 +193,8 @@ func (w *world) finish() {
 		done := true
 		for p, i := range w.owner {
 			pr := w.procs[i]
-			w.read(pr, int32(p))                          //nolint:gosec // it is small
-			done = done && pr.next[int32(p)] == logLength //nolint:gosec // it is small
+			w.read(pr, int32(p))
+			done = done && pr.next[int32(p)] == logLength
 		}
 		for _, pr := range w.procs {
 			w.flushOf(pr)
@@ -254,7 +255,7 @@ func (w *world) check() {
 // is in the table once.
 func TestExactlyOnce(t *testing.T) {
 	for seed := range uint64(6) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, seed)
 			for range 120 {

@@ -106,7 +106,7 @@ func (b *bench) query(t *testing.T, statement string, each func([]any)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	err = db.Rows(t.Context(), statement, func([]*sql.ColumnType) error { return nil }, func(row []any) error {
 		each(row)
 		return nil

@@ -57,7 +57,7 @@ func TestFromKafkaOverRestarts(t *testing.T) {
 	seen := map[string]bool{}
 	b.query(t, "SELECT _partition, _offset, id FROM log", func(row []any) {
 		key := fmt.Sprint(row[0], row[1])
-		if want := maker.Record(row[0].(int32), row[1].(int64)); seen[key] || string(want.ID()) != row[2] { //nolint:errcheck // a wrong type fails the test
+		if want := maker.Record(row[0].(int32), row[1].(int64)); seen[key] || string(want.ID()) != row[2] {
 			t.Errorf("row %v is wrong or double", row)
 		}
 		seen[key] = true
@@ -69,7 +69,7 @@ func TestFromKafkaOverRestarts(t *testing.T) {
 
 func (b *bench) count(t *testing.T) (n int) {
 	t.Helper()
-	b.query(t, "SELECT count(*)::int FROM "+b.typ.Name, func(row []any) { n = int(row[0].(int32)) }) //nolint:errcheck // a wrong type fails the test
+	b.query(t, "SELECT count(*)::int FROM "+b.typ.Name, func(row []any) { n = int(row[0].(int32)) })
 	return n
 }
 

@@ -2,6 +2,7 @@ package lake
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -74,9 +75,9 @@ func logs(typ *schema.Type, n int) []codec.Record {
 		set("severity", codec.StringValue([]string{"INFO", "WARN", "ERROR"}[i%3]))
 		set("body", codec.StringValue(fmt.Sprintf("request %d to /api/v1/items/%d took %d ms %s", i, i*31%9973, i%977, strings.Repeat("x", i%60))))
 		set("trace_id", codec.StringValue(fmt.Sprintf("%032x", i*2654435761)))
-		set("attributes", codec.MapValue(map[string]string{"method": "GET", "status": fmt.Sprint(200 + i%5)}))
+		set("attributes", codec.MapValue(map[string]string{"method": "GET", "status": strconv.Itoa(200 + i%5)}))
 		records[i] = codec.Record{Type: typ, Values: v, Source: &kgo.Record{
-			Topic: typ.Topic.Name, Partition: int32(i % 6), Offset: int64(i / 6), Timestamp: at, Value: value, //nolint:gosec // it is small
+			Topic: typ.Topic.Name, Partition: int32(i % 6), Offset: int64(i / 6), Timestamp: at, Value: value,
 		}}
 	}
 	return records

@@ -36,7 +36,7 @@ type fileWriter struct {
 	layout *layout
 	out    iceio.FileWriter
 	buf    *bufio.Writer
-	w      *parquet.Writer
+	w      *parquet.GenericWriter[any]
 	rows   int64
 	nans   map[int]int64 // by field id
 	values []parquet.Value
@@ -65,7 +65,7 @@ func newFileWriter(fs iceio.WriteFileIO, path string, l *layout, sorted []string
 			opts = append(opts, parquet.BloomFilters(parquet.SplitBlockFilter(10, "id")))
 		}
 	}
-	f.w = parquet.NewWriter(f.buf, opts...)
+	f.w = parquet.NewGenericWriter[any](f.buf, opts...)
 	return f, nil
 }
 
@@ -93,7 +93,7 @@ func (f *fileWriter) writeGroup(rows []row) error {
 func (f *fileWriter) sort(rows []row) {
 	f.order = f.order[:0]
 	for i := range rows {
-		f.order = append(f.order, int32(i)) //nolint:gosec // a row group has far fewer rows
+		f.order = append(f.order, int32(i))
 	}
 	slices.SortFunc(f.order, func(i, j int32) int { return compareRows(&rows[i], &rows[j]) })
 }
@@ -164,7 +164,7 @@ func (f *fileWriter) appendValue(lf leaf, r *row) error {
 		f.values = append(f.values, v.Level(0, 0, lf.index))
 		return nil
 	}
-	if (kind == schema.Double && math.IsNaN(v.Double())) || (kind == schema.Float && v.Float() != v.Float()) { //nolint:gocritic // NaN differs from itself
+	if (kind == schema.Double && math.IsNaN(v.Double())) || (kind == schema.Float && math.IsNaN(float64(v.Float()))) {
 		f.nans[lf.id]++
 	}
 	f.values = append(f.values, v.Level(0, lf.maxDef, lf.index))

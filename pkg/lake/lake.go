@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 
 	"github.com/apache/iceberg-go/catalog"
@@ -124,8 +125,8 @@ func (l *Lake) tableProperties() map[string]string {
 		table.MetadataPreviousVersionsMaxKey:      "20",
 		table.ManifestMergeEnabledKey:             "true",
 		table.ManifestMinMergeCountKey:            "50",
-		table.MaxSnapshotAgeMsKey:                 fmt.Sprint(l.cfg.Snapshots.Age.Milliseconds()),
-		table.MinSnapshotsToKeepKey:               fmt.Sprint(l.cfg.Snapshots.Keep),
+		table.MaxSnapshotAgeMsKey:                 strconv.FormatInt(l.cfg.Snapshots.Age.Milliseconds(), 10),
+		table.MinSnapshotsToKeepKey:               strconv.Itoa(l.cfg.Snapshots.Keep),
 		table.ParquetCompressionKey:               "zstd",
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -71,7 +72,7 @@ func (s *store) records(first, next int64) []codec.Record {
 		for i, f := range s.typ.Fields {
 			switch {
 			case f.Kind == schema.Map:
-				values[i] = codec.MapValue(map[string]string{"n": fmt.Sprint(o)})
+				values[i] = codec.MapValue(map[string]string{"n": strconv.FormatInt(o, 10)})
 			case !f.Nullable:
 				values[i] = codec.StringValue(f.Name)
 			}
@@ -180,7 +181,7 @@ func TestStaleBaseIsRefused(t *testing.T) {
 		if cb.Unknown || cb.Conflicts != 1 {
 			t.Errorf("unknown %v after %d conflicts, want false after 1", cb.Unknown, cb.Conflicts)
 		}
-		if got := s.position().Next; got != first+10 || s.total() != fmt.Sprint(first+10) {
+		if got := s.position().Next; got != first+10 || s.total() != strconv.FormatInt(first+10, 10) {
 			t.Errorf("the table stands at %d with %s rows", got, s.total())
 		}
 	}
@@ -213,7 +214,7 @@ func TestWritersOfDifferentPartitionsMakeProgress(t *testing.T) {
 			t.Errorf("partition %d: %+v", p, got)
 		}
 	}
-	if got, want := s.total(), fmt.Sprint(writers*commits*size); got != want {
+	if got, want := s.total(), strconv.Itoa(writers*commits*size); got != want {
 		t.Errorf("%s rows, want %s", got, want)
 	}
 }
@@ -299,7 +300,7 @@ func TestExpiryKeepsTheOffsets(t *testing.T) {
 	s := newStore(t)
 	s.lake.cfg.Snapshots = Snapshots{Age: time.Nanosecond, Keep: 3}
 	tb := s.open()
-	for first := int64(0); first < 60; first++ {
+	for first := range int64(60) {
 		if err := tb.Commit(t.Context(), s.commit(tb, first, first+1)); err != nil {
 			t.Fatal(err)
 		}
@@ -384,7 +385,7 @@ func TestForget(t *testing.T) {
 	}
 	records := s.records(0, 9)
 	for i := range records {
-		records[i].Source.Partition = int32(i % 2) //nolint:gosec // it is small
+		records[i].Source.Partition = int32(i % 2)
 	}
 	if err := w.Add(t.Context(), s.typ, records[:6]); err != nil {
 		t.Fatal(err)

@@ -119,7 +119,7 @@ func (d *DB) view(ctx context.Context, l *lake.Lake, t *schema.Type) ([]string, 
 			quoted[i] = literal(f)
 			folders = append(folders, path.Dir(f))
 		}
-		from = fmt.Sprintf("read_parquet([%s], schema = MAP {%s})", strings.Join(quoted, ", "), strings.Join(fields, ", "))
+		from = fmt.Sprintf("read_parquet([%s], schema = MAP {%s}, hive_partitioning = false)", strings.Join(quoted, ", "), strings.Join(fields, ", "))
 	}
 	query := "SELECT " + strings.Join(names, ", ") + " FROM " + from
 	if t.Name == billed {

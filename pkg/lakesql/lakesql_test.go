@@ -339,7 +339,7 @@ func TestTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	begun := time.Now()
 	err = d.Query(t.Context(), "select count(*) from range(1000000000) a, range(1000000000) b where a.range % 7 = b.range % 11", &bytes.Buffer{}, CSV)
 	if err == nil || !strings.Contains(err.Error(), "longer than") || time.Since(begun) > 30*time.Second {
