@@ -307,8 +307,12 @@ func TestSendTakesEachForm(t *testing.T) {
 	values := enc.Defaults()
 	values[enc.Type().Index("body")] = codec.StringValue("b")
 	for _, event := range []any{
-		Log{Body: "b"}, &Log{Body: "b"}, map[string]any{"body": "b", "time": time.Now()}, []byte(`{"body":"b"}`),
-		json.RawMessage(`{"body":"b"}`), values,
+		Log{Body: "b"},
+		&Log{Body: "b"},
+		map[string]any{"body": "b", "time": time.Now()},
+		[]byte(`{"body":"b"}`),
+		json.RawMessage(`{"body":"b"}`),
+		values,
 	} {
 		if err := c.Send(t.Context(), "log", event, nil); err != nil {
 			t.Errorf("%T: %v", event, err)
