@@ -369,3 +369,28 @@ func TestCommitIsFenced(t *testing.T) {
 		t.Error("a commit was sent under a claim that had ended")
 	}
 }
+
+// The client keeps a pause when a partition goes and comes back.
+func TestPauseEndsWithTheAssignment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cfg.Memory, w.cfg.Batch.Bytes, w.cfg.Drain = 1<<20, 64<<10, time.Second
+		value := strings.Repeat("x", 2000)
+		for p := range int32(3) {
+			records := make([]*kgo.Record, 1000)
+			for i := range records {
+				records[i] = &kgo.Record{Topic: topic, Partition: p, Value: fmt.Appendf(nil, "%d/%d %s", p, i, value)}
+			}
+			w.cluster.Produce(t, records...)
+		}
+		w.sink.set(func(s *memSink) { s.fail = func(Batch) error { return errors.New("down") } })
+		m := w.join(w.sink)
+		w.until("all are paused", func() bool { _, paused := m.budget.held(); return paused == 3 })
+		m.link.Cut()
+		time.Sleep(3 * time.Minute)
+		m.link.Mend()
+		w.sink.set(func(s *memSink) { s.fail = nil })
+		w.applied(3000)
+		w.stop(m)
+	})
+}
