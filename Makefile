@@ -23,7 +23,7 @@ run: build ## the whole system in one process, nothing to install: millrace dev
 
 build: ## build bin/millrace
 	@deploy/local/setup.sh go compiler
-	go build -tags $(TAGS) -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/millrace .
+	go build -tags $(TAGS) -ldflags "-X main.version=$(VERSION)" -o bin/millrace .
 
 test-fast: ## unit and in-process tests: under a minute with a warm cache, no servers
 	$(GOTEST) ./...
