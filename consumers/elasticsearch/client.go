@@ -13,7 +13,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/elastic/elastic-transport-go/v8/elastictransport"
+	es "github.com/elastic/go-elasticsearch/v8"
 )
 
 // maxAnswer bounds what is read of one answer: a bulk answer is far smaller, a page of hits is bounded by its size.
@@ -21,20 +21,12 @@ const maxAnswer = 256 << 20
 
 // client makes requests. It retries nothing by itself.
 type client struct {
-	transport *elastictransport.Client
+	transport *es.BaseClient // its Perform alone: it also checks that Elasticsearch itself answers
 	http      *http.Transport
 	timeout   time.Duration
 }
 
 func newClient(cfg Config) (*client, error) {
-	urls := make([]*url.URL, len(cfg.URLs))
-	for i, raw := range cfg.URLs {
-		u, err := url.Parse(raw)
-		if err != nil {
-			return nil, fmt.Errorf("reading elasticsearch.urls[%d]: %w", i, err)
-		}
-		urls[i] = u
-	}
 	ht := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: min(cfg.Timeout, 10*time.Second), KeepAlive: 15 * time.Second}).DialContext,
@@ -44,8 +36,8 @@ func newClient(cfg Config) (*client, error) {
 		MaxIdleConnsPerHost:   cfg.InFlight + 4,
 		MaxConnsPerHost:       4 * (cfg.InFlight + 4),
 	}
-	tc := elastictransport.Config{
-		URLs:                urls,
+	tc := es.Config{
+		Addresses:           cfg.URLs,
 		Username:            cfg.User,
 		Password:            string(cfg.Password),
 		APIKey:              string(cfg.APIKey),
@@ -61,7 +53,7 @@ func newClient(cfg Config) (*client, error) {
 		}
 		tc.CACert = pem
 	}
-	t, err := elastictransport.New(tc)
+	t, err := es.NewBaseClient(tc)
 	if err != nil {
 		return nil, fmt.Errorf("setting up the connection to Elasticsearch: %w", err)
 	}

@@ -107,6 +107,7 @@ func (f *fake) start() *Store {
 
 func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", asJSON)
+	w.Header().Set("X-Elastic-Product", "Elasticsearch")
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/_index_template/") && r.Method == http.MethodGet:
 		_, _ = fmt.Fprintf(w, `{"index_templates":[{"index_template":%s}]}`, f.typ.IndexTemplate("millrace", 0))
@@ -402,6 +403,19 @@ func TestMissingTemplateIsAnOutage(t *testing.T) {
 	t.Cleanup(srv.Close)
 	err := store(t, newStore(t, srv.URL, typ), maker(typ).Batch(0, 0, 3))
 	if err == nil || !strings.Contains(err.Error(), "millrace topics apply") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Another server's 200 must not be taken for stored documents.
+func TestAnotherProductIsAnOutage(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprint(w, `{"items":[]}`)
+	}))
+	t.Cleanup(srv.Close)
+	err := store(t, newStore(t, srv.URL, typ), maker(typ).Batch(0, 0, 1))
+	if err == nil || !strings.Contains(err.Error(), "not Elasticsearch") {
 		t.Errorf("got %v", err)
 	}
 }
