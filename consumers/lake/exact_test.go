@@ -50,7 +50,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	b := newBench(t, schematest.Type(t, "log"))
 	b.cfg.Memory, b.cfg.GroupRows = 128<<10, 23
 	w := &world{
-		bench: b, rnd: rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // the seed is the point
+		bench: b, rnd: rand.New(rand.NewPCG(seed, 1)),
 		// The log crosses midnight, so that commits have several table partitions.
 		maker: sinktest.Maker{Type: b.typ, Base: time.Date(2026, 3, 1, 23, 59, 59, 800_000_000, time.UTC), Seed: strconv.FormatUint(seed, 10)},
 	}
@@ -131,7 +131,7 @@ func (w *world) read(pr *process, p int32) {
 func (w *world) step() {
 	i := w.rnd.IntN(processes)
 	pr := w.procs[i]
-	p := int32(w.rnd.IntN(partitions)) //nolint:gosec // it is small
+	p := int32(w.rnd.IntN(partitions))
 	switch n := w.rnd.IntN(100); {
 	case n < 60:
 		if w.owner[p] == i || w.rnd.IntN(10) == 0 { // at times a zombie that does not know

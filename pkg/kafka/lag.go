@@ -136,7 +136,7 @@ func readHeads(ctx context.Context, cl *kgo.Client, pending map[key]*LagRow, now
 	for len(pending) > 0 {
 		fetches := reader.PollFetches(ctx)
 		if ctx.Err() != nil || fetches.IsClientClosed() {
-			return nil //nolint:nilerr // what could not be read in time is marked unknown
+			return nil // what could not be read in time is marked unknown
 		}
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 			k := key{p.Topic, p.Partition}

@@ -113,7 +113,7 @@ func prepare(t *testing.T, servers servertest.Servers, c *codec.Codec, typ *sche
 	for k, v := range spec.Configs {
 		configs[k] = &v
 	}
-	if _, err := adm.CreateTopic(t.Context(), int32(spec.Partitions), 1, configs, spec.Name); err != nil { //nolint:gosec // a few
+	if _, err := adm.CreateTopic(t.Context(), int32(spec.Partitions), 1, configs, spec.Name); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

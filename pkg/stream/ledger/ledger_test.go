@@ -43,7 +43,7 @@ type world struct {
 	pending []ledger.Position // commits under way
 }
 
-func key(i int) ledger.Key { return ledger.Key{Topic: "t", Partition: int32(i)} } //nolint:gosec // small
+func key(i int) ledger.Key { return ledger.Key{Topic: "t", Partition: int32(i)} }
 
 func (w *world) part() (int, *oracle) {
 	i := rapid.IntRange(0, len(w.parts)-1).Draw(w.t, "partition")
