@@ -1,8 +1,3 @@
-// Package stream is the runtime that drives every destination: it reads topics as one consumer group, decodes,
-// batches and hands batches to a [Sink], and commits only what the sink has made durable.
-//
-// The promise: at least once to the destination, effectively once in it, and no offset is committed whose record the
-// destination, or the dead-letter topic, has not acknowledged.
 package stream
 
 import (
