@@ -3,8 +3,8 @@ package cassandra
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/gocql/gocql"
@@ -37,28 +37,35 @@ func (s *Store) Write(ctx context.Context, b stream.Batch, done func(error)) err
 		s.m.errors.WithLabelValues(kindOf(err)).Inc()
 		return fmt.Errorf("preparing to store type %s: %w", b.Type.Name, err)
 	}
-	w := &write{store: s, session: session, table: t, batch: b, done: done, pending: 1}
+	w := &write{Scatter: stream.NewScatter(s.slots, s.ended(b, done)), store: s, session: session, table: t, batch: b}
 	for _, rows := range w.group() {
 		if !w.send(ctx, rows) {
 			break
 		}
 	}
-	w.finish(nil)
+	w.Close()
 	return nil
 }
 
-// A write is one batch on its way: some requests, and what came of them.
+// ended says of a batch's outage which batch it was.
+func (s *Store) ended(b stream.Batch, done func(error)) func(error) {
+	return func(err error) {
+		defer s.running.Done()
+		var partial *stream.PartialError
+		if err != nil && !errors.As(err, &partial) {
+			err = fmt.Errorf("storing %s/%d@%d: %w", b.Topic, b.Partition, b.First, err)
+		}
+		done(err)
+	}
+}
+
+// A write is one batch on its way.
 type write struct {
+	*stream.Scatter
 	store   *Store
 	session *gocql.Session
 	table   *table
 	batch   stream.Batch
-	done    func(error)
-
-	mu      sync.Mutex
-	pending int           // requests, and one for Write itself
-	refused map[int]error // by index into the batch's records
-	err     error         // the first outage: nothing is known of the batch
 }
 
 // A row is one record with what its key is made of besides its fields.
@@ -142,38 +149,13 @@ func rowBytes(r *codec.Record) int {
 	return size
 }
 
-// send starts a request once there is a slot. It says whether to go on: after an outage the batch comes again as a
-// whole, so the rest of it need not be tried.
+// send starts a request once there is a slot, and says whether to go on.
 func (w *write) send(ctx context.Context, rows []row) bool {
-	if w.failed() {
-		return false
-	}
-	select {
-	case w.store.slots <- struct{}{}:
-	case <-ctx.Done():
-		w.mu.Lock()
-		w.pending++
-		w.mu.Unlock()
-		w.finish(fmt.Errorf("waiting to send to Cassandra: %w", context.Cause(ctx)))
-		return false
-	}
-	w.mu.Lock()
-	w.pending++
-	w.mu.Unlock()
-	w.store.m.inFlight.Inc()
-	go func() {
-		err := w.deliver(ctx, rows)
-		w.store.m.inFlight.Dec()
-		<-w.store.slots
-		w.finish(err)
-	}()
-	return true
-}
-
-func (w *write) failed() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.err != nil
+	return w.Go(ctx, func() error {
+		w.store.m.inFlight.Inc()
+		defer w.store.m.inFlight.Dec()
+		return w.deliver(ctx, rows)
+	})
 }
 
 // deliver stores some rows of one partition. If Cassandra finds fault with the request, its rows go one by one, so that
@@ -201,12 +183,7 @@ func (w *write) deliver(ctx context.Context, rows []row) error {
 		return err
 	}
 	w.store.m.refused.WithLabelValues(name, reason).Inc()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.refused == nil {
-		w.refused = make(map[int]error)
-	}
-	w.refused[rows[0].record] = fmt.Errorf("%s: %w", reason, err)
+	w.Refuse(rows[0].record, fmt.Errorf("%s: %w", reason, err))
 	return nil
 }
 
@@ -268,26 +245,3 @@ func (w *write) bind(rows []row) [][]any {
 
 // writeTime is the row's write timestamp: the same for every replay, and later for a later record.
 func writeTime(r *codec.Record) int64 { return r.Source.Timestamp.UnixMicro() + r.Source.Offset%1000 }
-
-// finish takes the result of one request; the last one reports the batch.
-func (w *write) finish(err error) {
-	w.mu.Lock()
-	if err != nil && w.err == nil {
-		w.err = err
-	}
-	w.pending--
-	last := w.pending == 0
-	w.mu.Unlock()
-	if !last {
-		return
-	}
-	defer w.store.running.Done()
-	switch {
-	case w.err != nil:
-		w.done(fmt.Errorf("storing %s/%d@%d: %w", w.batch.Topic, w.batch.Partition, w.batch.First, w.err))
-	case len(w.refused) > 0:
-		w.done(&stream.PartialError{Failed: w.refused})
-	default:
-		w.done(nil)
-	}
-}

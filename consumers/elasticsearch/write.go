@@ -3,8 +3,8 @@ package elasticsearch
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/stream"
@@ -24,22 +24,29 @@ func (s *Store) Write(ctx context.Context, b stream.Batch, done func(error)) err
 		s.running.Done()
 		return fmt.Errorf("preparing to index type %s: %w", b.Type.Name, err)
 	}
-	w := &write{store: s, batch: b, done: done, pending: 1}
+	w := &write{Scatter: stream.NewScatter(s.slots, s.ended(b, done)), store: s, batch: b}
 	w.cut(ctx)
-	w.finish(nil)
+	w.Close()
 	return nil
 }
 
-// A write is one batch on its way: some requests, and what came of them.
+// ended says of a batch's outage which batch it was.
+func (s *Store) ended(b stream.Batch, done func(error)) func(error) {
+	return func(err error) {
+		defer s.running.Done()
+		var partial *stream.PartialError
+		if err != nil && !errors.As(err, &partial) {
+			err = fmt.Errorf("indexing %s/%d@%d: %w", b.Topic, b.Partition, b.First, err)
+		}
+		done(err)
+	}
+}
+
+// A write is one batch on its way.
 type write struct {
+	*stream.Scatter
 	store *Store
 	batch stream.Batch
-	done  func(error)
-
-	mu      sync.Mutex
-	pending int           // requests, and one for cut itself
-	refused map[int]error // by index into the batch's records
-	err     error         // the first outage: nothing is known of the batch
 }
 
 // A request is some documents in the form that _bulk takes.
@@ -143,69 +150,17 @@ func appendQuoted(dst, text []byte) []byte {
 	return append(dst, '"')
 }
 
-// send starts a request once there is a slot. It says whether to go on.
+// send starts a request once there is a slot, and says whether to go on.
 func (w *write) send(ctx context.Context, q request) bool {
-	if w.failed() {
-		return false
-	}
-	select {
-	case w.store.slots <- struct{}{}:
-	case <-ctx.Done():
-		w.mu.Lock()
-		w.pending++
-		w.mu.Unlock()
-		w.finish(fmt.Errorf("waiting to send to Elasticsearch: %w", context.Cause(ctx)))
-		return false
-	}
-	w.mu.Lock()
-	w.pending++
-	w.mu.Unlock()
-	w.store.m.inFlight.Inc()
-	go func() {
-		err := w.deliver(ctx, q)
-		w.store.m.inFlight.Dec()
-		<-w.store.slots
-		w.finish(err)
-	}()
-	return true
-}
-
-func (w *write) failed() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.err != nil
+	return w.Go(ctx, func() error {
+		w.store.m.inFlight.Inc()
+		defer w.store.m.inFlight.Dec()
+		return w.deliver(ctx, q)
+	})
 }
 
 // refuse notes a record that can never be stored.
 func (w *write) refuse(record int, err error, reason string) {
 	w.store.m.refused.WithLabelValues(w.batch.Type.Name, reason).Inc()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.refused == nil {
-		w.refused = make(map[int]error)
-	}
-	w.refused[record] = err
-}
-
-// finish takes the result of one request; the last one reports the batch.
-func (w *write) finish(err error) {
-	w.mu.Lock()
-	if err != nil && w.err == nil {
-		w.err = err
-	}
-	w.pending--
-	last := w.pending == 0
-	w.mu.Unlock()
-	if !last {
-		return
-	}
-	defer w.store.running.Done()
-	switch {
-	case w.err != nil:
-		w.done(fmt.Errorf("indexing %s/%d@%d: %w", w.batch.Topic, w.batch.Partition, w.batch.First, w.err))
-	case len(w.refused) > 0:
-		w.done(&stream.PartialError{Failed: w.refused})
-	default:
-		w.done(nil)
-	}
+	w.Refuse(record, err)
 }
