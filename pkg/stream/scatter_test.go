@@ -13,13 +13,13 @@ func TestScatter(t *testing.T) {
 	outage := errors.New("down")
 	refused := errors.New("too long")
 	// run scatters requests over two slots and gives what done was called with.
-	run := func(t *testing.T, ctx context.Context, requests ...func(*stream.Scatter) error) (result error, begun int) {
+	run := func(t *testing.T, requests ...func(*stream.Scatter) error) (result error, begun int) {
 		t.Helper()
 		calls := 0
 		slots := make(chan struct{}, 2)
 		s := stream.NewScatter(slots, func(err error) { calls++; result = err })
 		for _, r := range requests {
-			if !s.Go(ctx, func() error { return r(s) }) {
+			if !s.Go(t.Context(), func() error { return r(s) }) {
 				break
 			}
 			begun++
@@ -34,20 +34,20 @@ func TestScatter(t *testing.T) {
 	}
 	good := func(*stream.Scatter) error { return nil }
 	bad := func(*stream.Scatter) error { return outage }
-	partly := func(s *stream.Scatter) error { s.Refuse(7, refused); return nil }
+	partly := func(s *stream.Scatter) error { s.Refuse(7, refused); return good(s) }
 	synctest.Test(t, func(t *testing.T) {
-		if err, _ := run(t, t.Context()); err != nil {
+		if err, _ := run(t); err != nil {
 			t.Errorf("without requests: %v", err)
 		}
-		if err, n := run(t, t.Context(), good, good, good); err != nil || n != 3 {
+		if err, n := run(t, good, good, good); err != nil || n != 3 {
 			t.Errorf("%v after %d requests", err, n)
 		}
-		err, _ := run(t, t.Context(), good, partly, good)
+		err, _ := run(t, good, partly, good)
 		var partial *stream.PartialError
 		if !errors.As(err, &partial) || len(partial.Failed) != 1 || !errors.Is(partial.Failed[7], refused) {
 			t.Errorf("with a refused record: %v", err)
 		}
-		if err, n := run(t, t.Context(), partly, bad, good, good); !errors.Is(err, outage) || errors.As(err, &partial) || n != 2 {
+		if err, n := run(t, partly, bad, good, good); !errors.Is(err, outage) || errors.As(err, &partial) || n != 2 {
 			t.Errorf("with an outage: %v after %d requests", err, n)
 		}
 	})
