@@ -33,11 +33,7 @@ Example: millrace check --config /etc/millrace.yaml --connect`
 }
 
 func (c *checkCmd) Run(ctx context.Context, e *env) error {
-	cfg, err := loadConfig(c.Config)
-	if err != nil {
-		return err
-	}
-	s, err := newSystem(cfg, e.stderr)
+	s, err := e.system(c.Config, "")
 	if err != nil {
 		return err
 	}
@@ -46,7 +42,7 @@ func (c *checkCmd) Run(ctx context.Context, e *env) error {
 			return err
 		}
 	}
-	if err := config.Print(e.stdout, cfg); err != nil {
+	if err := config.Print(e.stdout, s.cfg); err != nil {
 		return err
 	}
 	for _, t := range s.types.All() {

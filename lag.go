@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -38,15 +37,11 @@ Example: millrace lag --config /etc/millrace.yaml --group millrace-lake`
 }
 
 func (c *lagCmd) Run(ctx context.Context, e *env) error {
-	path, sinks := c.Config, []string{"cassandra", "elasticsearch", "lake"}
-	if path == "" {
-		path, sinks = filepath.Join(c.Data, devConfigFile), []string{devSink, "lake"}
+	sinks := []string{"cassandra", "elasticsearch", "lake"}
+	if c.Config == "" {
+		sinks = []string{devSink, "lake"}
 	}
-	cfg, err := loadConfig(path)
-	if err != nil {
-		return err
-	}
-	s, err := newSystem(cfg, e.stderr)
+	s, err := e.system(c.Config, c.Data)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"path/filepath"
 	"time"
 
 	"github.com/millrace/millrace/pkg/app"
@@ -34,15 +33,7 @@ Example: millrace loadgen --config /etc/millrace.yaml --count 100000 --rate 0 --
 }
 
 func (c *loadgenCmd) Run(ctx context.Context, e *env) error {
-	path := c.Config
-	if path == "" {
-		path = filepath.Join(c.Data, devConfigFile)
-	}
-	cfg, err := loadConfig(path)
-	if err != nil {
-		return err
-	}
-	s, err := newSystem(cfg, e.stderr)
+	s, err := e.system(c.Config, c.Data)
 	if err != nil {
 		return err
 	}

@@ -34,11 +34,7 @@ func (c *runCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := loadConfig(c.Config)
-	if err != nil {
-		return err
-	}
-	s, err := newSystem(cfg, e.stderr)
+	s, err := e.system(c.Config, "")
 	if err != nil {
 		return err
 	}

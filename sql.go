@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"github.com/millrace/millrace/pkg/lake"
 	"github.com/millrace/millrace/pkg/lakesql"
@@ -28,23 +27,15 @@ Example: millrace sql --format csv "select service, count(*) from log where time
 }
 
 func (c *sqlCmd) Run(ctx context.Context, e *env) (err error) {
-	path := c.Config
-	if path == "" {
-		path = filepath.Join(c.Data, devConfigFile)
-	}
-	cfg, err := loadConfig(path)
+	s, err := e.system(c.Config, c.Data)
 	if err != nil {
 		return err
 	}
-	s, err := newSystem(cfg, e.stderr)
+	l, err := lake.New(s.cfg.Lake.Table, s.tel)
 	if err != nil {
 		return err
 	}
-	l, err := lake.New(cfg.Lake.Table, s.tel)
-	if err != nil {
-		return err
-	}
-	db, err := lakesql.Open(ctx, cfg.SQL, l, s.types.All())
+	db, err := lakesql.Open(ctx, s.cfg.SQL, l, s.types.All())
 	if err != nil {
 		return fmt.Errorf("opening the lake: %w", err)
 	}

@@ -59,11 +59,7 @@ func (c *topicsApplyCmd) Run(ctx context.Context, e *env) error {
 }
 
 func (c *topicsFlags) each(ctx context.Context, e *env, fn func(context.Context, []provision.Planner) error) error {
-	cfg, err := loadConfig(c.Config)
-	if err != nil {
-		return err
-	}
-	s, err := newSystem(cfg, e.stderr)
+	s, err := e.system(c.Config, "")
 	if err != nil {
 		return err
 	}

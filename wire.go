@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -70,6 +72,22 @@ type system struct {
 type destination struct {
 	name     string
 	consumer *stream.Consumer
+}
+
+// system puts one together from a configuration file or, where none is named, from what the `millrace dev` that keeps
+// its data there has written for others.
+func (e *env) system(file, data string) (*system, error) {
+	if file == "" {
+		file = filepath.Join(data, devConfigFile)
+		if _, err := os.Stat(file); err != nil {
+			return nil, fmt.Errorf("%s is no data directory of millrace dev: name another with --data, or a configuration with --config", data)
+		}
+	}
+	cfg, err := loadConfig(file)
+	if err != nil {
+		return nil, err
+	}
+	return newSystem(cfg, e.stderr)
 }
 
 func newSystem(cfg *Config, logs io.Writer) (*system, error) {

@@ -13,7 +13,7 @@ func TestScatter(t *testing.T) {
 	outage := errors.New("down")
 	refused := errors.New("too long")
 	// run scatters requests over two slots and gives what done was called with.
-	run := func(t *testing.T, requests ...func(*stream.Scatter) error) (result error, begun int) {
+	run := func(t *testing.T, requests ...func(*stream.Scatter) error) (begun int, result error) {
 		t.Helper()
 		calls := 0
 		slots := make(chan struct{}, 2)
@@ -30,24 +30,24 @@ func TestScatter(t *testing.T) {
 		if calls != 1 || len(slots) != 0 {
 			t.Errorf("done was called %d times, %d slots are taken", calls, len(slots))
 		}
-		return result, begun
+		return begun, result
 	}
 	good := func(*stream.Scatter) error { return nil }
 	bad := func(*stream.Scatter) error { return outage }
 	partly := func(s *stream.Scatter) error { s.Refuse(7, refused); return good(s) }
 	synctest.Test(t, func(t *testing.T) {
-		if err, _ := run(t); err != nil {
+		if _, err := run(t); err != nil {
 			t.Errorf("without requests: %v", err)
 		}
-		if err, n := run(t, good, good, good); err != nil || n != 3 {
+		if n, err := run(t, good, good, good); err != nil || n != 3 {
 			t.Errorf("%v after %d requests", err, n)
 		}
-		err, _ := run(t, good, partly, good)
+		_, err := run(t, good, partly, good)
 		var partial *stream.PartialError
 		if !errors.As(err, &partial) || len(partial.Failed) != 1 || !errors.Is(partial.Failed[7], refused) {
 			t.Errorf("with a refused record: %v", err)
 		}
-		if err, n := run(t, partly, bad, good, good); !errors.Is(err, outage) || errors.As(err, &partial) || n != 2 {
+		if n, err := run(t, partly, bad, good, good); !errors.Is(err, outage) || errors.As(err, &partial) || n != 2 {
 			t.Errorf("with an outage: %v after %d requests", err, n)
 		}
 	})
