@@ -117,8 +117,9 @@ func (g *Generator) send(ctx context.Context) error {
 			return err
 		}
 		if n%chunk == 0 {
-			if err := limit.WaitN(ctx, int(chunk)); err != nil {
-				return err
+			if limit.WaitN(ctx, int(chunk)) != nil {
+				<-ctx.Done() // it fails at once when ctx would end before the next record is due
+				return ctx.Err()
 			}
 		}
 		seq := g.cfg.First + n
