@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"encoding"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -51,10 +53,8 @@ func Parse(name string, data []byte, into any) error {
 	if len(doc.Content) > 0 {
 		r.value(doc.Content[0], "", reflect.ValueOf(into).Elem())
 	}
-	if len(r.errs) == 0 {
-		if v, ok := into.(Validator); ok {
-			r.validation(v.Validate())
-		}
+	if v, ok := into.(Validator); ok { // what could not be read has kept its default
+		r.validation(v.Validate())
 	}
 	return errors.Join(r.errs...)
 }
@@ -99,7 +99,7 @@ func (r *reader) value(n *yaml.Node, key string, v reflect.Value) {
 	}
 	fresh := reflect.New(v.Type()) // so that a map or list replaces its default instead of merging into it
 	if err := n.Decode(fresh.Interface()); err != nil {
-		r.fail(n.Line, key, "%s", plain(err))
+		r.fail(n.Line, key, "%s", plain(n, v.Type(), err))
 		return
 	}
 	v.Set(fresh.Elem())
@@ -213,14 +213,33 @@ func parent(key string) string {
 	return key[:i]
 }
 
-// plain takes yaml's own prefix and line from its error: both are said better here.
-func plain(err error) string {
+// plain says in the operator's words what yaml says in Go's.
+func plain(n *yaml.Node, t reflect.Type, err error) string {
+	if n.Kind == yaml.ScalarNode {
+		switch {
+		case t == reflect.TypeFor[time.Duration]():
+			return fmt.Sprintf("%q is not a duration: write it like 500ms, 5s, 10m or 24h", n.Value)
+		case t.Kind() == reflect.Bool:
+			return fmt.Sprintf("%q is not true or false", n.Value)
+		case t.Kind() >= reflect.Int && t.Kind() <= reflect.Uint64 && !implementsText(t):
+			return fmt.Sprintf("%q is not a whole number", n.Value)
+		case t.Kind() == reflect.Float32, t.Kind() == reflect.Float64:
+			return fmt.Sprintf("%q is not a number", n.Value)
+		case t.Kind() == reflect.Slice, t.Kind() == reflect.Map:
+			return fmt.Sprintf("%q is one value where a list or a section must stand: write [%s]", n.Value, n.Value)
+		}
+	}
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
 	msg = strings.TrimPrefix(msg, "unmarshal errors:\n  ")
 	if _, rest, ok := strings.Cut(msg, ": "); ok && strings.HasPrefix(msg, "line ") {
 		return rest
 	}
 	return msg
+}
+
+// implementsText says whether a type reads its own text, and so explains its own errors.
+func implementsText(t reflect.Type) bool {
+	return reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
 func readBounded(path string) ([]byte, error) {

@@ -108,6 +108,9 @@ func TestParseErrors(t *testing.T) {
 	f("nam: x\npart:\n  wait: 5\n  count: x\n", "c.yaml:1: nam: unknown key", "c.yaml:3: part.wait", "c.yaml:4: part.count")
 	f("name: a\nname: b\n", "c.yaml:2: name: is set twice")
 	f("name: a\n---\nname: b\n", "more than one YAML document")
+	f("part:\n  wait: soon\n", `c.yaml:2: part.wait: "soon" is not a duration: write it like`)
+	f("part:\n  count: three\n  hosts: a\n", `c.yaml:2: part.count: "three" is not a whole number`, `c.yaml:3: part.hosts: "a" is one value where a list`)
+	f("part:\n  count: x\n  hosts: []\n", "c.yaml:2: part.count", "c.yaml:3: part.hosts is empty") // both at once
 	f("part: 3\n", "c.yaml:1: part: must be a section")
 	f("part:\n  count: 1\n  hosts: []\n", "c.yaml:3: part.hosts is empty")
 	f("part:\n  count: -1\n  hosts: []\n", "c.yaml:2: part.count is -1", "c.yaml:3: part.hosts")

@@ -39,19 +39,19 @@ func Default() Config {
 func (c Config) Validate() error {
 	var errs []error
 	if c.Catalog != Hadoop {
-		errs = append(errs, fmt.Errorf("lake.table.catalog is %q: only %s is there so far", c.Catalog, Hadoop))
+		errs = append(errs, fmt.Errorf("lake.catalog is %q: only %s is there so far", c.Catalog, Hadoop))
 	}
 	if c.Warehouse == "" {
-		errs = append(errs, errors.New("lake.table.warehouse is empty: name the folder that holds the tables"))
+		errs = append(errs, errors.New("lake.warehouse is empty: name the folder that holds the tables"))
 	}
 	if c.Namespace == "" {
-		errs = append(errs, errors.New("lake.table.namespace is empty: name the namespace of the tables, as millrace"))
+		errs = append(errs, errors.New("lake.namespace is empty: name the namespace of the tables, as millrace"))
 	}
 	if c.Snapshots.Age <= 0 {
-		errs = append(errs, errors.New("lake.table.snapshots.age is not positive: say how long earlier states are kept, as 1h"))
+		errs = append(errs, errors.New("lake.snapshots.age is not positive: say how long earlier states are kept, as 1h"))
 	}
 	if c.Snapshots.Keep < 1 {
-		errs = append(errs, errors.New("lake.table.snapshots.keep is below 1: the current state is always kept"))
+		errs = append(errs, errors.New("lake.snapshots.keep is below 1: the current state is always kept"))
 	}
 	return errors.Join(errs...)
 }
