@@ -10,7 +10,7 @@ func TestValidateReportsEverything(t *testing.T) {
 		t.Error(err)
 	}
 	err := Config{}.Validate()
-	for _, key := range []string{"lake.table.catalog", "lake.age", "lake.bytes", "lake.memory", "lake.group_rows", "lake.timeout"} {
+	for _, key := range []string{"lake.catalog", "lake.age", "lake.bytes", "lake.memory", "lake.group_rows", "lake.timeout"} {
 		if err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("%v does not name %s", err, key)
 		}

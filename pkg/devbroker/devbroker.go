@@ -14,8 +14,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,7 +28,8 @@ import (
 	"github.com/twmb/franz-go/pkg/sr/srfake"
 )
 
-// Broker is a running broker and registry. Both listen on 127.0.0.1, on ports of the system's choice.
+// Broker is a running broker and registry. Both listen on 127.0.0.1, on ports of the system's choice that stay the same
+// over restarts as long as nobody else takes them.
 type Broker struct {
 	cluster  *kfake.Cluster
 	server   *http.Server
@@ -56,9 +59,13 @@ func (b *Broker) start(dir string) error {
 	if err != nil {
 		return err
 	}
-	b.cluster, err = kfake.NewCluster(
-		kfake.NumBrokers(1), kfake.Ports(0), kfake.ClusterID(id), kfake.DataDir(filepath.Join(dir, "kafka")),
-	)
+	ports := readPorts(filepath.Join(dir, "ports.json"))
+	cluster := func(port int) (*kfake.Cluster, error) {
+		return kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(port), kfake.ClusterID(id), kfake.DataDir(filepath.Join(dir, "kafka")))
+	}
+	if b.cluster, err = cluster(ports.Kafka); err != nil && ports.Kafka != 0 {
+		b.cluster, err = cluster(0) // somebody else has the port by now
+	}
 	if err != nil {
 		return fmt.Errorf("starting the embedded broker on %s: %w", dir, err)
 	}
@@ -66,13 +73,57 @@ func (b *Broker) start(dir string) error {
 	if err != nil {
 		return err
 	}
-	b.listener, err = new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if b.listener, err = listen(ports.Registry); err != nil && ports.Registry != 0 {
+		b.listener, err = listen(0)
+	}
 	if err != nil {
 		return fmt.Errorf("starting the embedded registry: %w", err)
+	}
+	if err := b.writePorts(filepath.Join(dir, "ports.json")); err != nil {
+		return err
 	}
 	b.server = &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second}
 	go func() { b.served <- b.server.Serve(b.listener) }()
 	return nil
+}
+
+// ports are kept over restarts, so that a client outside of this process finds the broker again.
+type ports struct {
+	Kafka    int `json:"kafka"`
+	Registry int `json:"registry"`
+}
+
+// readPorts gives 0 for what is not known: the system chooses then.
+func readPorts(path string) ports {
+	var p ports
+	data, err := os.ReadFile(path) //nolint:gosec // inside the data directory
+	if err != nil || json.Unmarshal(data, &p) != nil {
+		return ports{}
+	}
+	return p
+}
+
+func (b *Broker) writePorts(path string) error {
+	kafka, err := netip.ParseAddrPort(b.cluster.ListenAddrs()[0])
+	if err != nil {
+		return fmt.Errorf("reading the embedded broker's address: %w", err)
+	}
+	registry, err := netip.ParseAddrPort(b.listener.Addr().String())
+	if err != nil {
+		return fmt.Errorf("reading the embedded registry's address: %w", err)
+	}
+	data, err := json.Marshal(ports{Kafka: int(kafka.Port()), Registry: int(registry.Port())})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		return fmt.Errorf("writing the embedded servers' ports: %w", err)
+	}
+	return nil
+}
+
+func listen(port int) (net.Listener, error) {
+	return new(net.ListenConfig).Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 }
 
 // Brokers are the addresses for Kafka clients.

@@ -136,6 +136,21 @@ func TestOneProcessPerDirectory(t *testing.T) {
 	if _, err := devbroker.Start(dir); err == nil || !strings.Contains(err.Error(), "in use by another process") {
 		t.Errorf("a second start gave %v", err)
 	}
+	addresses := func(b *devbroker.Broker) string { return b.RegistryURL() + " " + strings.Join(b.Brokers(), " ") }
+	first := addresses(b)
 	closeBroker(t, b)
-	closeBroker(t, start(t, dir)) // and it is free again
+	b = start(t, dir) // and it is free again
+	if again := addresses(b); again != first {
+		t.Errorf("the addresses %s became %s: clients outside would look in vain", first, again)
+	}
+	taken := copyDir(t, dir) // the same ports, which are in use now
+	if err := os.Remove(filepath.Join(taken, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	other := start(t, taken)
+	if addresses(other) == first {
+		t.Error("two brokers have the same addresses")
+	}
+	closeBroker(t, other)
+	closeBroker(t, b)
 }

@@ -482,8 +482,8 @@ func TestPartitionOfATimeBefore1970(t *testing.T) {
 func TestValidateReportsEverything(t *testing.T) {
 	err := Config{Catalog: "hive"}.Validate()
 	for _, key := range []string{"catalog", "warehouse", "namespace", "snapshots.age", "snapshots.keep"} {
-		if err == nil || !strings.Contains(err.Error(), "lake.table."+key) {
-			t.Errorf("%v does not name lake.table.%s", err, key)
+		if err == nil || !strings.Contains(err.Error(), "lake."+key) {
+			t.Errorf("%v does not name lake.%s", err, key)
 		}
 	}
 	if err := Default().Validate(); err != nil {
