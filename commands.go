@@ -53,7 +53,7 @@ func dispatch(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 	}
 	k.BindTo(ctx, (*context.Context)(nil))
 	err = k.Run(&env{stdin: stdin, stdout: stdout, stderr: stderr, now: time.Now})
-	// An interrupt is how `sql`, `lag --watch` and `send` are ended by hand; it is said once, without a chain of causes.
+	// An interrupt is how `sql`, `loadgen` and `send` are ended by hand; it is said once, without a chain of causes.
 	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return errors.New("interrupted")
 	}

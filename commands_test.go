@@ -40,6 +40,9 @@ func TestExitCodes(t *testing.T) {
 	f(exitUsage, "there are: cassandra, elasticsearch, lake, gateway, hostmetrics, logtail", "run", "--config", bad, "lkae")
 	f(exitUsage, "--format", "sql", "--format", "xml", "select 1")
 	f(exitFailure, "bad.yaml:2: kafka.brokrs: unknown key", "check", "--config", bad)
+	f(exitUsage, "--status=-1s is negative", "dev", "--data", filepath.Join(t.TempDir(), "d"), "--listen", "127.0.0.1:0", "--status=-1s")
+	f(exitUsage, "--type", "dev", "--data", filepath.Join(t.TempDir(), "d"), "--listen", "127.0.0.1:0", "--type", bad+".missing")
+	f(exitFailure, "is no data directory of millrace dev", "sql", "--data", t.TempDir(), "select 1")
 	f(exitFailure, "no such file", "check", "--config", bad+".missing")
 	f(exitFailure, "is it running?", "send", "log", bad, "--addr", "http://127.0.0.1:1")
 }

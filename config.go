@@ -77,6 +77,9 @@ func (c *Config) Validate() error {
 		c.Cassandra.Validate(), c.Elasticsearch.Validate(), c.Lake.Validate(), c.SQL.Validate(),
 		c.Gateway.Validate(), c.Hostmetrics.Validate(), c.Logtail.Validate(),
 	}
+	if _, err := loadTypes(c.Types); err != nil {
+		errs = append(errs, fmt.Errorf("types.files: %w", err))
+	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		errs = append(errs, fmt.Errorf("log.format is %q: give text or json", c.Log.Format))
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -49,6 +50,9 @@ func (c *devCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return fmt.Errorf("finding the data directory: %w", err)
 	}
+	if err := free(c.Listen); err != nil { // before anything is made or joined
+		return err
+	}
 	broker, err := devbroker.Start(filepath.Join(data, "broker"))
 	if err != nil {
 		return err
@@ -69,13 +73,21 @@ func (c *devCmd) Run(ctx context.Context, e *env) error {
 		return errors.Join(err, broker.Close(ctx))
 	}
 	fmt.Fprintf(e.stdout, "millrace dev: everything in this process, kept in %s; not for production\n", c.Data)
-	parts := append([]app.Part{{Name: "embedded broker", Run: func(ctx context.Context) error {
+	return s.runParts(ctx, e, c.Status, note, app.Part{Name: "embedded broker", Run: func(ctx context.Context) error {
 		<-ctx.Done()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
 		defer cancel()
 		return broker.Close(ctx)
-	}}}, s.parts()...)
-	return app.Run(ctx, append(parts, s.statusPart(e.stdout, c.Status, note))...)
+	}})
+}
+
+// free says whether an address can be listened on.
+func free(addr string) error {
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("--listen %s: %w: give another address", addr, err)
+	}
+	return l.Close()
 }
 
 // devConfig is the configuration of dev mode: the defaults, faster, on the embedded servers.
@@ -84,8 +96,11 @@ func devConfig(c *devCmd, data string, broker *devbroker.Broker) (*Config, error
 	cfg.HTTP.Listen = c.Listen
 	for _, file := range c.Type {
 		abs, err := filepath.Abs(file)
+		if err == nil {
+			_, err = os.Stat(abs)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("finding %s: %w", file, err)
+			return nil, usageError{fmt.Errorf("--type %s: %w", file, err)}
 		}
 		cfg.Types.Files = append(cfg.Types.Files, abs)
 	}
@@ -105,6 +120,7 @@ func devLake(data string) lakeconsumer.Config {
 	cfg := lakeconsumer.Default()
 	cfg.Table.Warehouse = filepath.Join(data, "lake")
 	cfg.Age = 10 * time.Second
+	cfg.Table.Snapshots.Age = 10 * time.Minute // each commit leaves a snapshot, and there are many
 	return cfg
 }
 
@@ -166,7 +182,7 @@ func writeDevConfig(path string, cfg *Config) error {
 
 // devLogs keeps log lines out of a table that refreshes in place.
 func devLogs(e *env, data string) (w io.WriteCloser, note string, err error) {
-	if !isTerminal(e.stdout) {
+	if terminal(e.stdout) == nil {
 		return nopCloser{e.stderr}, "", nil
 	}
 	path := filepath.Join(data, "millrace.log")

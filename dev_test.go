@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -66,7 +67,22 @@ func TestDev(t *testing.T) {
 		return nil
 	})
 	sqlEventually(t, data, "select body, severity from log where service='billing'", "body,severity\ndisk full,ERROR\n")
+	out, errs, code := millrace(t, "", "lag", "--data", data)
+	if code != exitOK || !strings.Contains(out, "millrace-lake") || !strings.Contains(out, "millrace-store") {
+		t.Errorf("lag: exit code %d, %s%s", code, out, errs)
+	}
+	out, errs, code = millrace(t, "", "lag", "--data", data, "--group", "millrace-store", "--json")
+	var lag groupAnswer
+	if err := json.Unmarshal([]byte(out), &lag); err != nil || code != exitOK || len(lag.Rows) != 24 || lag.Rows[0].Group != "millrace-store" {
+		t.Errorf("lag --json: exit code %d, %v, %s%s", code, err, out, errs)
+	}
+	if _, errs, code = millrace(t, "", "lag", "--data", data, "--group", "typo"); code != exitFailure || !strings.Contains(errs, "there are: millrace-lake, millrace-store") {
+		t.Errorf("lag of a group that is not there: exit code %d, %s", code, errs)
+	}
 	p.stop(t)
+	if !strings.HasSuffix(p.output(), "millrace: drained and stopped\n") {
+		t.Errorf("the end is not said in:\n%s", p.output())
+	}
 	if !strings.Contains(p.output(), "store: produced=") || !strings.Contains(p.output(), "lake: produced=") {
 		t.Errorf("no status line for each destination in:\n%s", p.output())
 	}

@@ -7,9 +7,11 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/pkg/httpserver"
@@ -60,14 +62,71 @@ func (c *lagCmd) Run(ctx context.Context, e *env) error {
 			groups = append(groups, stream.Group(name))
 		}
 	}
+	if err := known(ctx, cl, c.Group); err != nil {
+		return err
+	}
 	rows, err := kafka.Lag(ctx, cl, groups, topics, c.Wait, e.now)
 	if err != nil {
 		return err
 	}
 	if c.JSON {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"as_of": e.now().UTC(), "rows": rows})
+		return json.NewEncoder(e.stdout).Encode(groupAnswer{AsOf: e.now().UTC(), Rows: groupRows(rows)})
 	}
 	return printLag(e.stdout, rows)
+}
+
+// known refuses groups that the cluster does not have: a slip in a name would look like a consumer that never ran.
+func known(ctx context.Context, cl *kgo.Client, groups []string) error {
+	if len(groups) == 0 {
+		return nil
+	}
+	listed, err := kadm.NewClient(cl).ListGroups(ctx)
+	if err != nil {
+		return fmt.Errorf("listing consumer groups: %w", err)
+	}
+	for _, g := range groups {
+		if _, ok := listed[g]; !ok {
+			return fmt.Errorf("there is no consumer group %s; there are: %s", g, strings.Join(listed.Groups(), ", "))
+		}
+	}
+	return nil
+}
+
+// groupAnswer is what lag --json prints, in the words of /api/v1/lag.
+type groupAnswer struct {
+	AsOf time.Time  `json:"as_of"`
+	Rows []groupRow `json:"rows"`
+}
+
+type groupRow struct {
+	Group      string   `json:"group"`
+	Topic      string   `json:"topic"`
+	Partition  int32    `json:"partition"`
+	Start      int64    `json:"start"`
+	Committed  *int64   `json:"committed"` // null when the group never committed
+	End        int64    `json:"end"`
+	LagRecords int64    `json:"lag_records"`
+	LagSeconds *float64 `json:"lag_seconds"` // null when it is not known
+	Method     string   `json:"method,omitempty"`
+	Expired    int64    `json:"expired"`
+}
+
+func groupRows(rows []kafka.LagRow) []groupRow {
+	out := make([]groupRow, len(rows))
+	for i, r := range rows {
+		out[i] = groupRow{
+			Group: r.Group, Topic: r.Topic, Partition: r.Partition, Start: r.Start, End: r.End,
+			LagRecords: r.Records, Method: r.Method, Expired: r.Expired,
+		}
+		if r.Committed >= 0 {
+			out[i].Committed = &r.Committed
+		}
+		if r.Method != kafka.ByNothing {
+			seconds := r.Age.Seconds()
+			out[i].LagSeconds = &seconds
+		}
+	}
+	return out
 }
 
 func printLag(out io.Writer, rows []kafka.LagRow) error {

@@ -43,7 +43,7 @@ func (c *runCmd) Run(ctx context.Context, e *env) error {
 			return err
 		}
 	}
-	return app.Run(ctx, append(s.parts(), s.statusPart(e.stdout, c.Status, ""))...)
+	return s.runParts(ctx, e, c.Status, "")
 }
 
 // statusPart prints the address once there is one, and then the table.
@@ -59,17 +59,37 @@ func (s *system) statusPart(out io.Writer, every time.Duration, note string) app
 			<-ctx.Done()
 			return nil
 		}
-		table := status.Table{
-			Out: out, Terminal: isTerminal(out), Every: every, Now: time.Now, Rows: s.rows,
-			Note: func() string { return note },
-		}
+		table := status.Table{Out: out, Size: terminal(out), Every: every, Now: time.Now, Rows: s.rows, Note: note}
 		return table.Run(ctx)
 	}}
 }
 
-func isTerminal(w io.Writer) bool {
+// terminal gives the size of the terminal that w is; nil when it is none.
+func terminal(w io.Writer) func() (width, height int) {
 	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil
+	}
+	return func() (int, int) {
+		width, height, err := term.GetSize(int(f.Fd()))
+		if err != nil {
+			return 0, 0
+		}
+		return width, height
+	}
+}
+
+// runParts runs a process until it is told to stop, and says that it has stopped.
+func (s *system) runParts(ctx context.Context, e *env, every time.Duration, note string, before ...app.Part) error {
+	if every < 0 {
+		return usageError{fmt.Errorf("--status=%s is negative: give an interval, or 0 for none", every)}
+	}
+	parts := append(before, s.parts()...)
+	if err := app.Run(ctx, append(parts, s.statusPart(e.stdout, every, note))...); err != nil {
+		return err
+	}
+	fmt.Fprintln(e.stdout, "millrace: drained and stopped")
+	return nil
 }
 
 func componentNames() string {

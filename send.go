@@ -14,7 +14,7 @@ import (
 // sendCmd publishes NDJSON.
 type sendCmd struct {
 	Type    string        `arg:"" help:"Data type: log, metric, usage, performance, or one of yours."`
-	File    string        `arg:"" optional:"" help:"NDJSON file; standard input when it is not named."`
+	File    string        `arg:"" optional:"" help:"NDJSON file; standard input when it is - or not named."`
 	Addr    string        `default:"http://127.0.0.1:9470" placeholder:"URL" env:"MILLRACE_ADDR" help:"The gateway (${default})."`
 	Config  string        `short:"c" placeholder:"FILE" help:"Take the gateway's address from this configuration file instead."`
 	Tenant  string        `help:"Tenant in whose name to publish."`
@@ -32,7 +32,7 @@ Example: echo '{"severity":"ERROR","body":"disk full","service":"billing"}' | mi
 
 func (c *sendCmd) Run(ctx context.Context, e *env) error {
 	in := e.stdin
-	if c.File != "" {
+	if c.File != "" && c.File != "-" {
 		f, err := os.Open(c.File)
 		if err != nil {
 			return fmt.Errorf("opening the records: %w", err)

@@ -23,16 +23,16 @@ const (
 
 // LagRow is how far one group is behind on one partition.
 type LagRow struct {
-	Group     string        `json:"group"`
-	Topic     string        `json:"topic"`
-	Partition int32         `json:"partition"`
-	Start     int64         `json:"start"`     // the log's first offset
-	Committed int64         `json:"committed"` // next offset of the group; -1 when it never committed
-	End       int64         `json:"end"`       // the last stable offset
-	Records   int64         `json:"records"`   // End - max(Committed, Start): negative when the group is ahead
-	Expired   int64         `json:"expired"`   // records deleted by retention before the group read them
-	Age       time.Duration `json:"age_ns"`    // of the oldest unread record; 0 when there is none
-	Method    string        `json:"method"`    // how Age was found; "" when there is no unread record
+	Group     string
+	Topic     string
+	Partition int32
+	Start     int64         // the log's first offset
+	Committed int64         // next offset of the group; -1 when it never committed
+	End       int64         // the last stable offset
+	Records   int64         // End - max(Committed, Start): negative when the group is ahead
+	Expired   int64         // records deleted by retention before the group read them
+	Age       time.Duration // of the oldest unread record; 0 when there is none
+	Method    string        // how Age was found; "" when there is no unread record
 }
 
 // Lag reads how far groups are behind on topics, worst first. A group or partition without any commit is behind by the

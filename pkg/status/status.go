@@ -3,13 +3,14 @@
 package status
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Row is one destination's state of one topic.
@@ -28,19 +29,22 @@ func (r Row) LagRecords() int64 { return r.Produced - r.Applied }
 
 // Table prints rows until its context ends.
 type Table struct {
-	Out      io.Writer
-	Terminal bool // refresh in place
-	Every    time.Duration
-	Now      func() time.Time
-	Rows     func() []Row
-	Note     func() string // a line under the table, or ""
+	Out   io.Writer
+	Size  func() (width, height int) // of the terminal that Out is, which can change; nil where it is none
+	Every time.Duration
+	Now   func() time.Time
+	Rows  func() []Row
+	Note  string // a line under the table, or ""
 }
+
+// window is over how long a rate is taken: a destination that commits now and then has one all the same.
+const window = 30 * time.Second
 
 // Run prints at once and then at every interval.
 func (t *Table) Run(ctx context.Context) error {
 	tick := time.NewTicker(t.Every)
 	defer tick.Stop()
-	p := printer{table: t, before: map[string]int64{}}
+	p := printer{table: t, seen: map[string][]sample{}}
 	for {
 		if err := p.print(); err != nil {
 			return fmt.Errorf("printing the status: %w", err)
@@ -55,84 +59,140 @@ func (t *Table) Run(ctx context.Context) error {
 
 // printer remembers what was printed last: for the rates, and for how many lines to go back up.
 type printer struct {
-	table  *Table
-	before map[string]int64 // applied, by destination and topic
-	at     time.Time
-	lines  int
+	table *Table
+	seen  map[string][]sample // by destination and topic, oldest first
+	lines int
+}
+
+type sample struct {
+	at      time.Time
+	applied int64
 }
 
 func (p *printer) print() error {
 	now := p.table.Now()
-	elapsed := now.Sub(p.at).Seconds()
 	rows := p.table.Rows()
 	rates := make([]float64, len(rows))
 	for i, r := range rows {
-		key := r.Destination + "/" + r.Topic
-		if was, ok := p.before[key]; ok && elapsed > 0 && !p.at.IsZero() {
-			rates[i] = float64(r.Applied-was) / elapsed
-		}
-		p.before[key] = r.Applied
+		rates[i] = p.rate(r, now)
 	}
-	p.at = now
-	var out bytes.Buffer
-	if p.table.Terminal {
-		if p.lines > 0 {
-			fmt.Fprintf(&out, "\x1b[%dA\x1b[J", p.lines)
-		}
-		body := p.full(now, rows, rates)
-		p.lines = strings.Count(body, "\n")
-		out.WriteString(body)
-	} else if len(rows) > 0 {
-		out.WriteString(line(now, rows, rates))
+	var out string
+	switch {
+	case p.table.Size != nil:
+		out = p.refresh(p.full(now, rows, rates))
+	case len(rows) > 0:
+		out = line(now, rows, rates)
 	}
-	_, err := p.table.Out.Write(out.Bytes())
+	_, err := io.WriteString(p.table.Out, out)
 	return err
 }
 
-func (p *printer) full(now time.Time, rows []Row, rates []float64) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n", now.Format("15:04:05"))
-	const format = "%-14s %-24s %12s %12s %10s %10s %10s  %s\n"
-	fmt.Fprintf(&b, format, "DESTINATION", "TOPIC", "PRODUCED", "APPLIED", "LAG", "LAG (s)", "RECORDS/S", "")
-	for i, r := range rows {
-		fmt.Fprintf(&b, format, r.Destination, r.Topic, count(r.Produced), count(r.Applied),
-			count(r.LagRecords()), r.seconds(), rate(rates[i]), r.State)
+// rate gives records per second over the window, or over what there is of it.
+func (p *printer) rate(r Row, now time.Time) float64 {
+	key := r.Destination + "/" + r.Topic
+	samples := append(p.seen[key], sample{now, r.Applied})
+	for len(samples) > 2 && now.Sub(samples[1].at) >= window {
+		samples = samples[1:]
 	}
-	if p.table.Note != nil {
-		if note := p.table.Note(); note != "" {
-			b.WriteString(note + "\n")
+	p.seen[key] = samples
+	elapsed := now.Sub(samples[0].at).Seconds()
+	if elapsed <= 0 {
+		return 0
+	}
+	return float64(r.Applied-samples[0].applied) / elapsed
+}
+
+// refresh draws lines over those before. A line that is too long for the terminal is cut, and so are lines that are too
+// many: one that wrapped or scrolled could not be found again.
+func (p *printer) refresh(lines []string) string {
+	width, height := p.table.Size()
+	if height > 1 && len(lines) > height-1 {
+		left := len(lines) - (height - 2)
+		lines = append(lines[:height-2], fmt.Sprintf("(%d more lines: make the window higher)", left))
+	}
+	var b strings.Builder
+	if p.lines > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA", p.lines)
+	}
+	for _, l := range lines {
+		b.WriteString(cut(l, width) + "\x1b[K\n")
+	}
+	b.WriteString("\x1b[J")
+	p.lines = len(lines)
+	return b.String()
+}
+
+func (p *printer) full(now time.Time, rows []Row, rates []float64) []string {
+	cells := [][]string{{"DESTINATION", "TOPIC", "PRODUCED", "APPLIED", "LAG", "LAG (s)", "REC/S", ""}}
+	for i, r := range rows {
+		cells = append(cells, []string{
+			r.Destination, r.Topic, count(r.Produced), count(r.Applied), count(r.LagRecords()), r.seconds(), perSecond(rates[i]), r.State,
+		})
+	}
+	lines := append([]string{now.Format("15:04:05")}, align(cells)...)
+	if p.table.Note != "" {
+		lines = append(lines, p.table.Note)
+	}
+	return lines
+}
+
+// align makes columns as wide as they need to be: the first two and the last are text, the others numbers.
+func align(cells [][]string) []string {
+	widths := make([]int, len(cells[0]))
+	for _, row := range cells {
+		for i, c := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(c))
 		}
 	}
-	return b.String()
+	lines := make([]string, len(cells))
+	for n, row := range cells {
+		var b strings.Builder
+		for i, c := range row {
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c))
+			if i < 2 || i == len(row)-1 {
+				b.WriteString(c + pad + " ")
+			} else {
+				b.WriteString(pad + c + " ")
+			}
+		}
+		lines[n] = strings.TrimRight(b.String(), " ")
+	}
+	return lines
+}
+
+func cut(s string, width int) string {
+	if width <= 0 || utf8.RuneCountInString(s) <= width {
+		return s
+	}
+	return string([]rune(s)[:width])
 }
 
 // line sums each destination up over its topics.
 func line(now time.Time, rows []Row, rates []float64) string {
-	var order []string
-	sums := map[string]*Row{}
-	speed := map[string]float64{}
+	var sums []Row
+	var speeds []float64
 	for i, r := range rows {
-		s, ok := sums[r.Destination]
-		if !ok {
-			s = &Row{Destination: r.Destination, LagKnown: true}
-			sums[r.Destination] = s
-			order = append(order, r.Destination)
+		at := slices.IndexFunc(sums, func(s Row) bool { return s.Destination == r.Destination })
+		if at < 0 {
+			at = len(sums)
+			sums = append(sums, Row{Destination: r.Destination, LagKnown: true})
+			speeds = append(speeds, 0)
 		}
+		s := &sums[at]
 		s.Produced += r.Produced
 		s.Applied += r.Applied
 		s.Lag = max(s.Lag, r.Lag)
 		s.LagKnown = s.LagKnown && r.LagKnown
-		speed[r.Destination] += rates[i]
+		speeds[at] += rates[i]
 		if r.State != "" && !strings.Contains(s.State, r.State) {
 			s.State = strings.TrimPrefix(s.State+", "+r.State, ", ")
 		}
 	}
 	var b strings.Builder
 	b.WriteString(now.Format("15:04:05"))
-	for _, name := range order {
-		s := sums[name]
-		fmt.Fprintf(&b, "  %s: produced=%d applied=%d lag=%d lag_s=%s rate=%s/s", name, s.Produced, s.Applied,
-			s.LagRecords(), s.seconds(), rate(speed[name]))
+	for i, s := range sums {
+		fmt.Fprintf(&b, "  %s: produced=%d applied=%d lag=%d lag_s=%s rate=%s/s", s.Destination, s.Produced, s.Applied,
+			s.LagRecords(), s.seconds(), perSecond(speeds[i]))
 		if s.State != "" {
 			fmt.Fprintf(&b, " (%s)", s.State)
 		}
@@ -148,7 +208,7 @@ func (r Row) seconds() string {
 	return strconv.FormatFloat(r.Lag.Seconds(), 'f', 1, 64)
 }
 
-func rate(perSecond float64) string { return strconv.FormatFloat(perSecond, 'f', 0, 64) }
+func perSecond(rate float64) string { return strconv.FormatFloat(rate, 'f', 0, 64) }
 
 // count writes thousands apart, for reading.
 func count(n int64) string {
