@@ -140,8 +140,12 @@ func show(w io.Writer, changes []provision.Change) {
 }
 
 // applyAll makes every difference, and goes on after one that could not be made: servers do not depend on each other.
+// Where a type is refused it makes nothing.
 func applyAll(ctx context.Context, w io.Writer, planners []provision.Planner) error {
 	changes, err := plan(ctx, planners)
+	if _, refused := errors.AsType[*provision.RefusedError](err); refused {
+		return fmt.Errorf("nothing was made: %w", err)
+	}
 	show(w, changes)
 	errs := []error{err}
 	for _, c := range changes {

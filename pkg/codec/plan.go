@@ -2,6 +2,7 @@ package codec
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/sr"
@@ -19,26 +20,26 @@ type planner struct {
 }
 
 // Plan lists the types whose schema is not among their subject's versions. One that the registry has, even under a
-// later version, is left alone: the registry's latest is the authority, a file only proposes.
+// later version, is left alone: the registry's latest is the authority, a file only proposes. A type that cannot follow
+// the versions that exist is a *provision.RefusedError.
 func (p planner) Plan(ctx context.Context) ([]provision.Change, error) {
 	var out []provision.Change
+	var refused []error
 	for _, t := range p.types {
-		var known bool
-		var versions int
-		err := p.codec.eachVersion(ctx, t.Subject(), func(s sr.SubjectSchema) error {
-			versions++
-			known = known || sameText(s.Schema.Schema, t.JSON)
-			return nil
-		})
+		at, err := p.codec.standing(ctx, t)
 		if err != nil {
 			return nil, err
 		}
-		if known {
+		switch {
+		case at.id != 0:
+			continue
+		case at.refused != nil:
+			refused = append(refused, at.refused)
 			continue
 		}
 		detail := "register the first version"
-		if versions > 0 {
-			detail = fmt.Sprintf("register a new version, compatible with the %d that exist", versions)
+		if at.versions > 0 {
+			detail = fmt.Sprintf("register a new version, compatible with the %d that exist", at.versions)
 		}
 		out = append(out, provision.Change{
 			Server: "registry", Object: "subject " + t.Subject(), Detail: detail,
@@ -48,7 +49,31 @@ func (p planner) Plan(ctx context.Context) ([]provision.Change, error) {
 			},
 		})
 	}
+	if len(refused) > 0 {
+		return out, &provision.RefusedError{Err: errors.Join(refused...)}
+	}
 	return out, nil
+}
+
+// standing is how a type stands to the versions that the registry has of it.
+type standing struct {
+	id       int   // of the version that it is; 0 if it is none of them
+	versions int   // how many there are
+	refused  error // the first that it is not compatible with; of no account if it is registered
+}
+
+func (c *Codec) standing(ctx context.Context, t *schema.Type) (standing, error) {
+	var at standing
+	err := c.eachVersion(ctx, t.Subject(), func(v sr.SubjectSchema) error {
+		at.versions++
+		if sameText(v.Schema.Schema, t.JSON) {
+			at.id = v.ID
+		} else if err := compatible(v, t); err != nil && at.refused == nil {
+			at.refused = fmt.Errorf("%s: version %d: %w", t.Subject(), v.Version, err)
+		}
+		return nil
+	})
+	return at, err
 }
 
 // eachVersion calls fn with every version of a subject, oldest first. A subject that does not exist has none.

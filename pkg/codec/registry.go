@@ -214,23 +214,14 @@ func (c *Codec) newVersion(cur *version, s sr.SubjectSchema) (*version, error) {
 // every version that the registry has, since not every registry checks. What is registered already is left as it is.
 func (c *Codec) Register(ctx context.Context, t *schema.Type) (int, error) {
 	subject := t.Subject()
-	known := 0
-	var refused error
-	err := c.eachVersion(ctx, subject, func(v sr.SubjectSchema) error {
-		if sameText(v.Schema.Schema, t.JSON) {
-			known = v.ID
-		} else if err := compatible(v, t); err != nil && refused == nil {
-			refused = fmt.Errorf("registering %s: version %d: %w", subject, v.Version, err)
-		}
-		return nil
-	})
+	at, err := c.standing(ctx, t)
 	switch {
 	case err != nil:
 		return 0, err
-	case known != 0: // what is registered is not judged again by its neighbours
-		return known, c.registered(ctx, t)
-	case refused != nil:
-		return 0, refused
+	case at.id != 0: // what is registered is not judged again by its neighbours
+		return at.id, c.registered(ctx, t)
+	case at.refused != nil:
+		return 0, fmt.Errorf("registering %w", at.refused)
 	}
 	var id int
 	err = c.ask(ctx, "register", func(ctx context.Context) (err error) {

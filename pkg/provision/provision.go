@@ -12,6 +12,13 @@ type Change struct {
 	Apply  func(ctx context.Context) error
 }
 
+// RefusedError says that what is wanted can never be made: a type that is not compatible with its earlier versions. No
+// server may then be changed, whatever could be made there: what the others hold is written with those versions.
+type RefusedError struct{ Err error }
+
+func (e *RefusedError) Error() string { return e.Err.Error() }
+func (e *RefusedError) Unwrap() error { return e.Err }
+
 // Planner compares one server with what is wanted. A plan changes nothing.
 type Planner interface {
 	Plan(ctx context.Context) ([]Change, error)
