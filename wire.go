@@ -112,7 +112,7 @@ func newSystem(cfg *Config, logs io.Writer) (*system, error) {
 	}
 	return &system{
 		cfg: cfg, tel: tel, types: types, codec: cdc, kafka: opts, http: server,
-		api: &serve.API{Types: types, Timeout: 30 * time.Second, Now: time.Now},
+		api: &serve.API{Types: types, Current: cdc.Type, Timeout: 30 * time.Second, Now: time.Now},
 	}, nil
 }
 

@@ -24,7 +24,10 @@ const (
 // Search answers from the daily indices, newest first. What the caller gives is only ever a value in the request's
 // JSON: it is not parsed as a query language.
 func (s *Store) Search(ctx context.Context, q serve.SearchQuery) (serve.SearchResult, error) {
-	t := s.types.Get(q.Type)
+	t := q.Version
+	if t == nil {
+		t = s.types.Get(q.Type)
+	}
 	if t == nil {
 		return serve.SearchResult{}, serve.BadQuery("type=%s is not a data type", q.Type)
 	}

@@ -28,6 +28,7 @@ const (
 // so.
 type API struct {
 	Types   *schema.Set
+	Current func(ctx context.Context, name string) (*schema.Type, error) // the version of one of Types that is in force; nil: as it is there
 	Series  SeriesStore
 	Search  SearchStore
 	Timeout time.Duration // of one query
@@ -87,11 +88,11 @@ func (a *API) search(ctx context.Context, v url.Values) (any, error) {
 		return nil, errNoStore
 	}
 	name := first(v, "type", "log")
-	t := a.Types.Get(name)
+	t := a.current(ctx, a.Types.Get(name))
 	if t == nil {
 		return nil, BadQuery("type=%s is not a data type; there are: %s", name, strings.Join(a.typeNames(), ", "))
 	}
-	q := SearchQuery{Type: name, Text: v.Get("q"), Filters: map[string]string{}}
+	q := SearchQuery{Type: name, Version: t, Text: v.Get("q"), Filters: map[string]string{}}
 	var err error
 	if q.From, q.To, err = a.timeRange(v, 24*time.Hour); err != nil {
 		return nil, err
@@ -167,12 +168,25 @@ type TypeAnswer struct {
 	Schema json.RawMessage `json:"schema"`
 }
 
-func (a *API) types(context.Context, url.Values) (any, error) {
+func (a *API) types(ctx context.Context, _ url.Values) (any, error) {
 	out := []TypeAnswer{}
 	for _, t := range a.Types.All() {
+		t = a.current(ctx, t)
 		out = append(out, TypeAnswer{Name: t.Name, Doc: t.Doc, Topic: t.Topic.Name, Schema: t.JSON})
 	}
 	return out, nil
+}
+
+// current gives the version of a type that is in force: a type can change while the process runs. Where that cannot be
+// told, the one that the process began with serves.
+func (a *API) current(ctx context.Context, t *schema.Type) *schema.Type {
+	if t == nil || a.Current == nil {
+		return t
+	}
+	if newer, err := a.Current(ctx, t.Name); err == nil {
+		return newer
+	}
+	return t
 }
 
 func (a *API) typeNames() []string {

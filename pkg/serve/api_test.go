@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/pkg/schema/schematest"
 	"github.com/millrace/millrace/pkg/serve"
 )
 
@@ -70,8 +71,30 @@ func TestSearch(t *testing.T) {
 		Type: "log", Text: "disk", From: now.Add(-5 * time.Minute), To: now, Limit: 7,
 		Filters: map[string]string{"service": "billing", "attributes.k": "a b"},
 	}
+	if s.search.Version == nil || s.search.Version.Name != "log" {
+		t.Errorf("version %v", s.search.Version)
+	}
+	s.search.Version = nil
 	if diff := cmp.Diff(want, s.search); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A type that changes while the process runs is searched as it now is.
+func TestSearchByAFieldThatIsNew(t *testing.T) {
+	text, ok := strings.CutSuffix(string(schematest.Type(t, "log").JSON), "]}")
+	newer, err := schema.Parse([]byte(text + `,{"name":"zone","type":["null","string"],"default":null}]}`))
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	s := &store{}
+	api := &serve.API{Search: s, Current: func(context.Context, string) (*schema.Type, error) { return newer, nil }}
+	if code, body := get(t, api, "/api/v1/search?type=log&zone=a"); code != 200 || s.search.Version != newer {
+		t.Errorf("%d %s", code, body)
+	}
+	api.Current = func(context.Context, string) (*schema.Type, error) { return nil, errors.New("no registry") }
+	if code, body := get(t, api, "/api/v1/search?type=log&service=a"); code != 200 || s.search.Version == newer {
+		t.Errorf("without the registry: %d %s", code, body)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"time"
+
+	"github.com/millrace/millrace/pkg/schema"
 )
 
 // SeriesQuery asks for the points of one metric in [From, To).
@@ -40,7 +42,8 @@ type SeriesStore interface {
 // SearchQuery asks for records of one type, newest first.
 type SearchQuery struct {
 	Type     string
-	Text     string // words that must all occur in a full-text field; "" matches all
+	Version  *schema.Type // of Type, whose fields Filters name; nil is the one that the store was made with
+	Text     string       // words that must all occur in a full-text field; "" matches all
 	From, To time.Time
 	Filters  map[string]string // field name to its exact value, for keyword fields; attributes as "attributes.<name>"
 	Limit    int
