@@ -206,13 +206,13 @@ func scanLake(t *testing.T, types *schema.Set, flags ...string) scanner {
 
 func columnText(f schema.Field) string {
 	switch f.Kind {
-	case schema.String:
+	case schema.String, schema.Bytes:
 		return "hex(" + f.Name + ")"
 	case schema.Timestamp:
 		return "epoch_us(" + f.Name + ")"
 	case schema.Map:
-		return "coalesce(list_aggregate(list_transform(map_entries(" + f.Name +
-			"), lambda e: hex(e.key) || ':' || hex(e.value)), 'string_agg', ' '), '')"
+		return "if(" + f.Name + " is null, null, coalesce(list_aggregate(list_transform(map_entries(" + f.Name +
+			"), lambda e: hex(e.key) || ':' || hex(e.value)), 'string_agg', ' '), ''))"
 	default:
 		return "cast(" + f.Name + " as varchar)"
 	}

@@ -27,6 +27,8 @@ type world struct {
 	Warehouse string
 	Age       time.Duration // between commits of the lake
 	Session   time.Duration // how long a killed consumer is missed; Kafka takes 6 s or more
+	TypeFiles []string      // of types beside the built-in ones; with them the gateway publishes nothing of its own
+	Refresh   time.Duration // of what is known of the registry; 0 is the default
 
 	config       string // file
 	types        *schema.Set
@@ -43,7 +45,11 @@ type destination struct {
 var configuration = template.Must(template.New("config").Parse(`
 http: {listen: "127.0.0.1:0"}
 kafka: {brokers: [{{range .Brokers}}"{{.}}",{{end}}], replication: 1, min_isr: 1}
-registry: {urls: ["{{.Registry}}"]}
+registry: {urls: ["{{.Registry}}"]{{if .Refresh}}, refresh: {{.Refresh}}{{end}}}
+{{if .TypeFiles}}
+types: {files: [{{range .TypeFiles}}"{{.}}",{{end}}]}
+gateway: {own_records: false}
+{{end}}
 {{if .Hosts}}
 cassandra: {hosts: [{{range .Hosts}}"{{.}}",{{end}}], keyspace: {{.Keyspace}}}
 elasticsearch: {urls: ["{{.Elastic}}"], prefix: {{.Prefix}}, replicas: 0}
@@ -55,23 +61,31 @@ lake: {age: {{.Age}}, warehouse: "{{.Warehouse}}"}
 // open writes the configuration and connects to Kafka.
 func (w *world) open(t *testing.T) {
 	t.Helper()
-	w.types = builtin(t)
+	if w.types == nil {
+		w.types = builtin(t)
+	}
 	dir := t.TempDir()
 	w.Warehouse = filepath.Join(dir, "lake")
 	w.config = filepath.Join(dir, "millrace.yaml")
-	file, err := os.Create(w.config)
-	if err == nil {
-		err = errors.Join(configuration.Execute(file, w), file.Close())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	w.configure(t, w.config)
 	client, err := kgo.NewClient(kgo.SeedBrokers(w.Brokers...))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
 	w.adm = kadm.NewClient(client)
+}
+
+// configure writes the configuration to a file.
+func (w *world) configure(t *testing.T, path string) {
+	t.Helper()
+	file, err := os.Create(path)
+	if err == nil {
+		err = errors.Join(configuration.Execute(file, w), file.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (w *world) names() []string {
