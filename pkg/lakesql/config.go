@@ -8,16 +8,23 @@ import (
 	"github.com/millrace/millrace/pkg/config"
 )
 
-// Config bounds a query.
+// All stands for every type in Config.Deduplicate.
+const All = "*"
+
+// Config bounds a query and says what the views show.
 type Config struct {
 	Memory  config.Bytes  `yaml:"memory"`
 	Threads int           `yaml:"threads"`
 	Timeout time.Duration `yaml:"timeout"`
+	// Deduplicate names the types whose views show each event, by id and time, once; "*" is all of them. An event that a
+	// producer sent again after a crash is two rows of the lake until its table is compacted. It costs a sort of the whole
+	// table in every query, whatever the query filters by: docs/decisions.md has measurements. The sort takes memory.
+	Deduplicate []string `yaml:"deduplicate"`
 }
 
-// Default allows for reports over tens of millions of rows.
+// Default allows for reports over tens of millions of rows. Bills are made from usage, so it counts each event once.
 func Default() Config {
-	return Config{Memory: 2 << 30, Threads: 4, Timeout: 5 * time.Minute}
+	return Config{Memory: 2 << 30, Threads: 4, Timeout: 5 * time.Minute, Deduplicate: []string{"usage"}}
 }
 
 // Validate reports every mistake at once.

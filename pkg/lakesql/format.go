@@ -4,22 +4,16 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"database/sql"
-	"encoding/base64"
 	"encoding/csv"
-	"encoding/json"
 	"fmt"
 	"io"
-	"math"
-	"math/big"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/duckdb/duckdb-go/v2"
-	"github.com/google/uuid"
 )
 
 // The formats of an answer.
@@ -43,7 +37,10 @@ func (d *DB) Query(ctx context.Context, statement string, w io.Writer, format st
 	default:
 		return fmt.Errorf("writing rows: format %q is none of %s, %s, %s", format, Table, CSV, JSON)
 	}
-	err := d.Rows(ctx, statement, func(types []*sql.ColumnType) error { return out.header(types) }, out.row)
+	if format == Table && isExplain(statement) {
+		out = planPrinter{w: buf}
+	}
+	err := d.Rows(ctx, statement, out.header, out.row)
 	if err == nil {
 		err = out.end()
 	}
@@ -54,108 +51,23 @@ func (d *DB) Query(ctx context.Context, statement string, w io.Writer, format st
 }
 
 type printer interface {
-	header(columns []*sql.ColumnType) error
+	header(columns []Column) error
 	row(values []any) error
 	end() error
 }
 
-// text writes a value for table and CSV.
-func text(v any) string {
-	switch v := v.(type) {
-	case nil:
-		return ""
-	case string:
-		return v
-	case bool:
-		return strconv.FormatBool(v)
-	case time.Time:
-		return v.UTC().Format("2006-01-02T15:04:05.000000Z")
-	case float64:
-		return strconv.FormatFloat(v, 'g', -1, 64)
-	case float32:
-		return strconv.FormatFloat(float64(v), 'g', -1, 32)
-	case []byte:
-		return base64.StdEncoding.EncodeToString(v)
-	case *big.Int:
-		return v.String()
-	case duckdb.OrderedMap, map[string]any, []any:
-		b, err := json.Marshal(plain(v))
-		if err != nil {
-			return fmt.Sprint(v)
-		}
-		return string(b)
-	default:
-		return fmt.Sprint(plain(v))
-	}
-}
-
-// plain turns a value into what JSON has. Numbers beyond a double's integers stay digits; NaN and infinities, which
-// JSON has not, become strings.
-func plain(v any) any {
-	switch v := v.(type) {
-	case time.Time:
-		return text(v)
-	case float64:
-		return number(v, 64)
-	case float32:
-		return number(float64(v), 32)
-	case *big.Int:
-		return json.Number(v.String())
-	case duckdb.Decimal:
-		return json.Number(v.String())
-	case duckdb.UUID:
-		return uuid.UUID(v).String()
-	case duckdb.Interval:
-		return fmt.Sprintf("%d months %d days %d us", v.Months, v.Days, v.Micros)
-	case duckdb.OrderedMap:
-		return ordered(v)
-	case []any:
-		out := make([]any, len(v))
-		for i := range v {
-			out[i] = plain(v[i])
-		}
-		return out
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for k := range v {
-			out[k] = plain(v[k])
-		}
-		return out
-	default:
-		return v
-	}
-}
-
-func number(f float64, bits int) any {
-	if math.IsNaN(f) || math.IsInf(f, 0) {
-		return strconv.FormatFloat(f, 'g', -1, bits)
-	}
-	return json.Number(strconv.FormatFloat(f, 'g', -1, bits))
-}
-
-func ordered(m duckdb.OrderedMap) map[string]any {
-	out := make(map[string]any, m.Len())
-	keys, values := m.Keys(), m.Values()
-	for i := range keys {
-		out[text(keys[i])] = plain(values[i])
-	}
-	return out
-}
-
 // jsonPrinter writes one object per row, its members in the order of the columns.
 type jsonPrinter struct {
-	w     *bufio.Writer
-	names [][]byte
-	buf   []byte
+	w       *bufio.Writer
+	columns []Column
+	names   [][]byte
+	buf     []byte
 }
 
-func (p *jsonPrinter) header(columns []*sql.ColumnType) error {
+func (p *jsonPrinter) header(columns []Column) error {
+	p.columns = columns
 	for _, c := range columns {
-		name, err := json.Marshal(c.Name())
-		if err != nil {
-			return fmt.Errorf("writing header: %w", err)
-		}
-		p.names = append(p.names, name)
+		p.names = append(p.names, append(quoted(nil, c.Name), ':'))
 	}
 	return nil
 }
@@ -166,11 +78,7 @@ func (p *jsonPrinter) row(values []any) error {
 		if i > 0 {
 			p.buf = append(p.buf, ',')
 		}
-		b, err := json.Marshal(plain(v))
-		if err != nil {
-			return fmt.Errorf("writing column %s: %w", p.names[i], err)
-		}
-		p.buf = append(append(append(p.buf, p.names[i]...), ':'), b...)
+		p.buf = appendJSON(append(p.buf, p.names[i]...), v, p.columns[i].Type)
 	}
 	_, err := p.w.Write(append(p.buf, '}', '\n'))
 	return err
@@ -180,13 +88,15 @@ func (p *jsonPrinter) end() error { return nil }
 
 // csvPrinter writes RFC 4180. encoding/csv cannot tell null from an empty string, so an empty string is quoted here.
 type csvPrinter struct {
-	w *bufio.Writer
+	w       *bufio.Writer
+	columns []Column
 }
 
-func (p *csvPrinter) header(columns []*sql.ColumnType) error {
+func (p *csvPrinter) header(columns []Column) error {
+	p.columns = columns
 	names := make([]string, len(columns))
 	for i, c := range columns {
-		names[i] = c.Name()
+		names[i] = c.Name
 	}
 	w := csv.NewWriter(p.w)
 	if err := w.Write(names); err != nil {
@@ -203,7 +113,7 @@ func (p *csvPrinter) row(values []any) error {
 				return err
 			}
 		}
-		if _, err := p.w.WriteString(csvField(v)); err != nil {
+		if _, err := p.w.WriteString(csvField(v, p.columns[i].Type)); err != nil {
 			return err
 		}
 	}
@@ -212,11 +122,11 @@ func (p *csvPrinter) row(values []any) error {
 
 func (p *csvPrinter) end() error { return nil }
 
-func csvField(v any) string {
+func csvField(v any, t duckdb.TypeInfo) string {
 	if v == nil {
 		return ""
 	}
-	s := text(v)
+	s := text(v, t)
 	if s == "" || strings.ContainsAny(s, "\",\r\n") || strings.TrimSpace(s) != s {
 		return `"` + strings.ReplaceAll(s, `"`, `""`) + `"`
 	}
@@ -225,19 +135,21 @@ func csvField(v any) string {
 
 // tablePrinter aligns columns. It holds the first rows to find the widths and prints later ones by them.
 type tablePrinter struct {
-	w      *bufio.Writer
-	names  []string
-	rows   [][]string
-	widths []int
-	count  int
+	w       *bufio.Writer
+	columns []Column
+	names   []string
+	rows    [][]string
+	widths  []int
+	count   int
 }
 
 // tableRows are held to find the widths.
 const tableRows = 1000
 
-func (p *tablePrinter) header(columns []*sql.ColumnType) error {
+func (p *tablePrinter) header(columns []Column) error {
+	p.columns = columns
 	for _, c := range columns {
-		p.names = append(p.names, c.Name())
+		p.names = append(p.names, visible(c.Name))
 	}
 	return nil
 }
@@ -245,7 +157,7 @@ func (p *tablePrinter) header(columns []*sql.ColumnType) error {
 func (p *tablePrinter) row(values []any) error {
 	cells := make([]string, len(values))
 	for i, v := range values {
-		cells[i] = cell(v)
+		cells[i] = cell(v, p.columns[i].Type)
 	}
 	p.count++
 	if p.widths == nil {
@@ -257,11 +169,32 @@ func (p *tablePrinter) row(values []any) error {
 	return p.line(cells)
 }
 
-func cell(v any) string {
+func cell(v any, t duckdb.TypeInfo) string {
 	if v == nil {
 		return "NULL"
 	}
-	return strings.NewReplacer("\n", `\n`, "\r", `\r`, "\t", `\t`, "\x1b", `\x1b`).Replace(text(v))
+	return visible(text(v, t))
+}
+
+// visible escapes what would change the terminal or the order of what it shows.
+func visible(s string) string {
+	if strings.IndexFunc(s, hidden) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if hidden(r) {
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// hidden is a control character, C1's included, or one that ends a line or turns the direction of text.
+func hidden(r rune) bool {
+	return unicode.IsControl(r) || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069
 }
 
 func (p *tablePrinter) begin() error {
@@ -315,3 +248,19 @@ func (p *tablePrinter) end() error {
 	_, err := fmt.Fprintf(p.w, "(%d %s)\n", p.count, unit)
 	return err
 }
+
+// planPrinter writes EXPLAIN's text as it is drawn.
+type planPrinter struct{ w *bufio.Writer }
+
+func (p planPrinter) header([]Column) error { return nil }
+
+func (p planPrinter) row(values []any) error {
+	for line := range strings.Lines(text(values[len(values)-1], nil)) {
+		if _, err := p.w.WriteString(visible(strings.TrimRight(line, "\n")) + "\n"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p planPrinter) end() error { return nil }

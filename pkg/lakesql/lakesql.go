@@ -20,9 +20,6 @@ import (
 	"github.com/millrace/millrace/pkg/schema"
 )
 
-// billed is the type from which bills are made: its view shows each event once at any moment.
-const billed = "usage"
-
 // DB is a session.
 type DB struct {
 	cfg       Config
@@ -36,6 +33,9 @@ func Open(ctx context.Context, cfg Config, l *lake.Lake, types []*schema.Type) (
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	if err := known(cfg.Deduplicate, types); err != nil {
+		return nil, err
+	}
 	connector, err := duckdb.NewConnector("", nil)
 	if err != nil {
 		return nil, fmt.Errorf("starting DuckDB: %w", err)
@@ -45,6 +45,17 @@ func Open(ctx context.Context, cfg Config, l *lake.Lake, types []*schema.Type) (
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
+}
+
+// known finds a name that is mistyped: its view would show events twice and nobody would see why.
+func known(names []string, types []*schema.Type) error {
+	var errs []error
+	for _, name := range names {
+		if name != All && !slices.ContainsFunc(types, func(t *schema.Type) bool { return t.Name == name }) {
+			errs = append(errs, fmt.Errorf("sql.deduplicate names %q, which is not a data type", name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Close ends the session.
@@ -122,7 +133,7 @@ func (d *DB) view(ctx context.Context, l *lake.Lake, t *schema.Type) ([]string, 
 		from = fmt.Sprintf("read_parquet([%s], schema = MAP {%s}, hive_partitioning = false)", strings.Join(quoted, ", "), strings.Join(fields, ", "))
 	}
 	query := "SELECT " + strings.Join(names, ", ") + " FROM " + from
-	if t.Name == billed {
+	if slices.Contains(d.cfg.Deduplicate, t.Name) || slices.Contains(d.cfg.Deduplicate, All) {
 		query += ` QUALIFY row_number() OVER (PARTITION BY id, "time" ORDER BY _appended_at, _topic, _partition, _offset) = 1`
 	}
 	if _, err := d.db.ExecContext(ctx, "CREATE VIEW "+identifier(t.Name)+" AS "+query); err != nil {

@@ -93,7 +93,14 @@ func store(t *testing.T, l *lake.Lake, typ *schema.Type, first int64, records ..
 
 func open(t *testing.T, l *lake.Lake, types ...*schema.Type) *DB {
 	t.Helper()
-	d, err := Open(t.Context(), Default(), l, types)
+	return openWith(t, l, []string{All}, types...)
+}
+
+func openWith(t *testing.T, l *lake.Lake, deduplicate []string, types ...*schema.Type) *DB {
+	t.Helper()
+	cfg := Default()
+	cfg.Deduplicate = deduplicate
+	d, err := Open(t.Context(), cfg, l, types)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,8 +242,14 @@ func TestTheLakeIsAllThatIsRead(t *testing.T) {
 
 func TestRefusalIsNamed(t *testing.T) {
 	d := open(t, newLake(t))
-	if err := d.Query(t.Context(), "create table x (a int)", &bytes.Buffer{}, CSV); !errors.Is(err, ErrRefused) {
-		t.Errorf("got %v, want ErrRefused", err)
+	for _, statement := range []string{
+		"create table x (a int)", "select 1; select 2", "explain select 1; select 2",
+		"pivot (select 1 as a, 2 as b) on a using sum(b)", "begin",
+	} {
+		err := d.Query(t.Context(), statement, &bytes.Buffer{}, CSV)
+		if !errors.Is(err, ErrRefused) || strings.Contains(err.Error(), "Context") {
+			t.Errorf("%q: got %v, want ErrRefused", statement, err)
+		}
 	}
 }
 
@@ -254,15 +267,29 @@ func TestAnEmptyTableHasItsColumns(t *testing.T) {
 	}
 }
 
-// TestUsageCountsEachEventOnce has an event that was published twice, as after a producer's crash.
-func TestUsageCountsEachEventOnce(t *testing.T) {
-	typ := schematest.Type(t, "usage")
-	l := newLake(t, typ)
-	twice := map[string]codec.Value{"id": codec.StringValue("018f0000-0000-7000-8000-00000000ffff"), "quantity": codec.LongValue(7)}
-	store(t, l, typ, 0, record(typ, 0, base, twice), record(typ, 1, base, twice), record(typ, 2, base, map[string]codec.Value{"quantity": codec.LongValue(1)}))
-	store(t, l, typ, 3, record(typ, 3, base, twice))
-	if got := query(t, open(t, l, typ), "select sum(quantity) as q, count(*) as n from usage", CSV); got != "q,n\n8,2\n" {
-		t.Errorf("got %q", got)
+// TestEachEventOnce has an event that was published twice, as after a producer's crash, and one of the same id at
+// another time, which is another event.
+func TestEachEventOnce(t *testing.T) {
+	types := []*schema.Type{schematest.Type(t, "usage"), schematest.Type(t, "log")}
+	l := newLake(t, types...)
+	for _, typ := range types {
+		twice := map[string]codec.Value{"id": codec.StringValue("018f0000-0000-7000-8000-00000000ffff"), "service": codec.StringValue("a")}
+		later := base.Add(time.Second)
+		store(t, l, typ, 0, record(typ, 0, base, twice), record(typ, 1, base, twice), record(typ, 2, base, nil), record(typ, 3, later, twice))
+		store(t, l, typ, 4, record(typ, 4, base, twice))
+	}
+	const statement = "select (select count(*) from usage) as u, (select count(*) from log) as l, (select min(_offset) from log where service = 'a') as f"
+	for want, names := range map[string][]string{
+		"u,l,f\n3,5,0\n": Default().Deduplicate, "u,l,f\n5,3,0\n": {"log"}, "u,l,f\n3,3,0\n": {All}, "u,l,f\n5,5,0\n": nil,
+	} {
+		if got := query(t, openWith(t, l, names, types...), statement, CSV); got != want {
+			t.Errorf("%q: got %q, want %q", names, got, want)
+		}
+	}
+	cfg := Default()
+	cfg.Deduplicate = []string{"usage", "uzage"}
+	if _, err := Open(t.Context(), cfg, l, types); err == nil || !strings.Contains(err.Error(), `sql.deduplicate names "uzage"`) {
+		t.Errorf("got %v for a name that is mistyped", err)
 	}
 }
 
@@ -319,8 +346,8 @@ func TestFormats(t *testing.T) {
 	const statement = `select null as a, '' as b, 'x"y' as c, 1.5::decimal(4,2) as d, [1, 2] as e, 'nan'::double as f,
 		170141183460469231731687303715884105727::hugeint as g, timestamp with time zone '2026-01-02 03:04:05.000001+00' as h`
 	for format, want := range map[string]string{
-		CSV:   "a,b,c,d,e,f,g,h\n,\"\",\"x\"\"y\",1.5,\"[1,2]\",NaN,170141183460469231731687303715884105727,2026-01-02T03:04:05.000001Z\n",
-		JSON:  `{"a":null,"b":"","c":"x\"y","d":1.5,"e":[1,2],"f":"NaN","g":170141183460469231731687303715884105727,"h":"2026-01-02T03:04:05.000001Z"}` + "\n",
+		CSV:   "a,b,c,d,e,f,g,h\n,\"\",\"x\"\"y\",1.50,\"[1,2]\",NaN,170141183460469231731687303715884105727,2026-01-02T03:04:05.000001Z\n",
+		JSON:  `{"a":null,"b":"","c":"x\"y","d":1.50,"e":[1,2],"f":"NaN","g":170141183460469231731687303715884105727,"h":"2026-01-02T03:04:05.000001Z"}` + "\n",
 		Table: "NULL     x\"y",
 	} {
 		if got := query(t, d, statement, format); format == Table && !strings.Contains(got, want) || format != Table && got != want {
@@ -334,7 +361,7 @@ func TestFormats(t *testing.T) {
 
 func TestTimeout(t *testing.T) {
 	cfg := Default()
-	cfg.Timeout = 200 * time.Millisecond
+	cfg.Timeout, cfg.Deduplicate = 200*time.Millisecond, nil
 	d, err := Open(t.Context(), cfg, newLake(t), nil)
 	if err != nil {
 		t.Fatal(err)
