@@ -17,8 +17,9 @@ type Config struct {
 	Threads int           `yaml:"threads"`
 	Timeout time.Duration `yaml:"timeout"`
 	// Deduplicate names the types whose views show each event, by id and time, once; "*" is all of them. An event that a
-	// producer sent again after a crash is two rows of the lake until its table is compacted. It costs a sort of the whole
-	// table in every query, whatever the query filters by: docs/decisions.md has measurements. The sort takes memory.
+	// producer sent again after a crash is two rows of the lake until its table is compacted. It costs each query a sort
+	// of the rows that its conditions on time leave, and their memory; other conditions apply after it. Measurements are
+	// in docs/decisions.md.
 	Deduplicate []string `yaml:"deduplicate"`
 }
 

@@ -61,7 +61,7 @@ func record(typ *schema.Type, offset int64, at time.Time, fields map[string]code
 	}
 }
 
-func store(t *testing.T, l *lake.Lake, typ *schema.Type, first int64, records ...codec.Record) {
+func store(t testing.TB, l *lake.Lake, typ *schema.Type, first int64, records ...codec.Record) {
 	t.Helper()
 	table, err := l.Open(t.Context(), typ)
 	if err != nil {
@@ -96,7 +96,7 @@ func open(t *testing.T, l *lake.Lake, types ...*schema.Type) *DB {
 	return openWith(t, l, []string{All}, types...)
 }
 
-func openWith(t *testing.T, l *lake.Lake, deduplicate []string, types ...*schema.Type) *DB {
+func openWith(t testing.TB, l *lake.Lake, deduplicate []string, types ...*schema.Type) *DB {
 	t.Helper()
 	cfg := Default()
 	cfg.Deduplicate = deduplicate
