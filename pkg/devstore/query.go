@@ -66,6 +66,7 @@ func (s *Store) Series(ctx context.Context, q serve.SeriesQuery) ([]serve.Series
 	for k, v := range q.Labels {
 		w.add(`"attributes"[?] = ?`, k, v)
 	}
+	w.add(`isfinite("value")`) // JSON has no word for NaN: one such point would cost the caller the whole answer
 	rest := w.String() + ` ORDER BY "time" DESC, "id" DESC`
 	if q.Limit > 0 {
 		rest += " LIMIT " + strconv.Itoa(q.Limit+1)
@@ -165,11 +166,11 @@ func (s *Store) Search(ctx context.Context, q serve.SearchQuery) (serve.SearchRe
 func searchWhere(t *schema.Type, q serve.SearchQuery) (*where, error) {
 	w := &where{}
 	w.between(q.From, q.To)
-	if list := words(q.Text); len(list) > 0 {
+	if q.Text != "" {
 		if len(t.Elasticsearch.Text) == 0 {
 			return nil, serve.BadQuery("type %s has no full-text field: leave the text out and filter by fields", t.Name)
 		}
-		fullText(w, t, list)
+		fullText(w, t, words(q.Text))
 	}
 	for name, value := range q.Filters {
 		if err := filter(w, t, name, value); err != nil {
@@ -179,8 +180,13 @@ func searchWhere(t *schema.Type, q serve.SearchQuery) (*where, error) {
 	return w, nil
 }
 
-// fullText asks for all words in one of the full-text fields.
+// fullText asks for all words in one of the full-text fields. A text without a word is found nowhere, as in
+// Elasticsearch.
 func fullText(w *where, t *schema.Type, list []string) {
+	if len(list) == 0 {
+		w.add("false")
+		return
+	}
 	var fields []string
 	var args []any
 	for _, i := range t.Elasticsearch.Text {

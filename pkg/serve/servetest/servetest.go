@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -159,6 +160,9 @@ func (s *suite) writeMetrics(t *testing.T) {
 		point(4, "m.cpu", "acme", "api", "h1", 9, map[string]string{"state": "user"}),
 		point(5, "m.other", "", "api", "h1", 7, nil),
 		point(6, "m.cpu", "", "db", "h3", 2, nil),
+		point(7, "m.cpu", "", "db", "h3", math.NaN(), nil),
+		point(8, "m.cpu", "", "db", "h3", math.Inf(1), nil),
+		point(9, "m.cpu", "", "cache", "h4", math.Inf(-1), nil),
 	)
 }
 
@@ -200,6 +204,7 @@ func (s *suite) series(t *testing.T) {
 		h1User   = `m.cpu 1 {"host":"h1","service":"api","state":"user"} 0:0.5 3:1.5`
 		h2User   = `m.cpu 1 {"host":"h2","service":"api","state":"user"} 2:0.75`
 	)
+	// What JSON has no word for, NaN and the infinities, is in no answer and counts for no limit.
 	f("All", serve.SeriesQuery{Metric: "m.cpu"}, false, h1System, h1User, h2User, dbH3)
 	f("Service", serve.SeriesQuery{Metric: "m.cpu", Service: "db"}, false, dbH3)
 	f("Host", serve.SeriesQuery{Metric: "m.cpu", Host: "h1"}, false, h1System, h1User)
@@ -268,6 +273,8 @@ func (s *suite) search(t *testing.T) {
 	f("AllMustOccur", serve.SearchQuery{Text: "disk absent"})
 	f("WholeWordsOnly", serve.SearchQuery{Text: "dis"})
 	f("PunctuationIsNoSyntax", serve.SearchQuery{Text: `(brackets) AND* [stars "quotes`}, 4)
+	f("NoWord", serve.SearchQuery{Text: "!!!"})
+	f("BlankIsNoWord", serve.SearchQuery{Text: " "})
 	f("Filter", serve.SearchQuery{Filters: filters("severity", "ERROR")}, 2, 0)
 	f("Filters", serve.SearchQuery{Filters: filters("severity", "ERROR", "service", "orders")}, 2)
 	f("FilterIsExact", serve.SearchQuery{Filters: filters("severity", "error")})
