@@ -123,12 +123,11 @@ func (c *cpuReader) read(ctx context.Context, b *batch) error {
 		delta[i] = max(now[i]-last[i], 0)
 		total += delta[i]
 	}
-	const idle, iowait = 2, 4
+	// Per mode only, as OpenTelemetry has it: a total under the same name would be counted among its parts. Busy is
+	// 1 - idle - iowait.
 	for i, mode := range cpuModes() {
 		b.ratio("system.cpu.utilization", delta[i], total, "cpu.mode", mode)
 	}
-	// Without a mode: the share in which the CPUs were busy.
-	b.ratio("system.cpu.utilization", total-delta[idle]-delta[iowait], total)
 	return nil
 }
 
@@ -287,9 +286,13 @@ func (s source) readProcesses(ctx context.Context, b *batch) error {
 	if err != nil {
 		return wrap("processes", err)
 	}
-	b.add("system.process.count", "{process}", updown, float64(p.ProcsTotal))
-	b.add("system.process.count", "{process}", updown, float64(p.ProcsRunning), "process.state", "running")
-	b.add("system.process.count", "{process}", updown, float64(p.ProcsBlocked), "process.state", "blocked")
+	// The kernel counts the running and the blocked only. With the rest the states sum up to the total.
+	for _, state := range []struct {
+		name  string
+		count int
+	}{{"running", p.ProcsRunning}, {"blocked", p.ProcsBlocked}, {"other", max(p.ProcsTotal-p.ProcsRunning-p.ProcsBlocked, 0)}} {
+		b.add("system.process.count", "{process}", updown, float64(state.count), "process.state", state.name)
+	}
 	b.add("system.process.created", "{process}", counter, float64(p.ProcsCreated))
 	return nil
 }

@@ -146,6 +146,9 @@ func TestOneCollection(t *testing.T) {
 		if _, twice := got[key(p)]; twice {
 			t.Errorf("%s is reported twice", key(p))
 		}
+		if (p.name == "system.cpu.utilization" || p.name == "system.process.count") && len(p.attrs) == 0 {
+			t.Errorf("%s has a total among its parts", p.name)
+		}
 		got[key(p)] = p
 	}
 	fs := "system.device /dev/a system.filesystem.mountpoint / system.filesystem.type ext4 system.filesystem.mode ro"
@@ -158,7 +161,7 @@ func TestOneCollection(t *testing.T) {
 		{"system.cpu.time cpu.mode user", "s", counter, 16},
 		{"system.cpu.utilization cpu.mode user", "1", gauge, 0.3},
 		{"system.cpu.utilization cpu.mode idle", "1", gauge, 0.5},
-		{"system.cpu.utilization ", "1", gauge, 0.4},
+		{"system.cpu.utilization cpu.mode iowait", "1", gauge, 0.1},
 		{"system.memory.usage system.memory.state used", "By", updown, 500},
 		{"system.memory.utilization system.memory.state cached", "1", gauge, 0.2},
 		{"system.paging.usage system.paging.state used", "By", updown, 25},
@@ -171,7 +174,8 @@ func TestOneCollection(t *testing.T) {
 		{"system.disk.operation_time system.device sda disk.io.direction write", "s", counter, 1.5},
 		{"system.network.io network.interface.name eth0 network.io.direction receive", "By", counter, 9},
 		{"system.network.errors network.interface.name eth0 network.io.direction transmit", "{error}", counter, 2},
-		{"system.process.count ", "{process}", updown, 12},
+		{"system.process.count process.state running", "{process}", updown, 2},
+		{"system.process.count process.state other", "{process}", updown, 10},
 		{"system.process.created ", "{process}", counter, 99},
 	} {
 		p, ok := got[want.key]
