@@ -91,9 +91,9 @@ func (s *Store) searchBody(t *schema.Type, q serve.SearchQuery) ([]byte, error) 
 		if len(t.Elasticsearch.Text) == 0 {
 			return nil, serve.BadQuery("type %s has no full-text field: leave the text out and filter by fields", t.Name)
 		}
-		fields := make([]string, len(t.Elasticsearch.Text))
-		for i, pos := range t.Elasticsearch.Text {
-			fields[i] = t.Fields[pos].Name
+		var fields []string
+		for _, pos := range t.Elasticsearch.Text {
+			fields = append(fields, namesOf(t.Fields[pos])...)
 		}
 		match["must"] = []object{{"multi_match": object{"query": q.Text, "fields": fields, "operator": "and"}}}
 	}
@@ -112,37 +112,57 @@ func (s *Store) searchBody(t *schema.Type, q serve.SearchQuery) ([]byte, error) 
 	})
 }
 
-// termFilter makes the filter for one field's exact value.
+// termFilter makes the filter for one field's exact value. Documents that were stored before the field was renamed have
+// it under an earlier name.
 func termFilter(t *schema.Type, name, value string) (object, error) {
-	term := func(v any) (object, error) { return object{"term": object{name: object{"value": v}}}, nil }
-	if field, key, ok := strings.Cut(name, "."); ok {
-		if i := t.Index(field); i < 0 || t.Fields[i].Kind != schema.Map || key == "" {
-			return nil, serve.BadQuery("type %s has no field %q to filter by", t.Name, name)
-		}
-		return term(value)
-	}
-	i := t.Index(name)
-	if i < 0 || t.Fields[i].Name != name {
+	field, key, isMap := strings.Cut(name, ".")
+	i := t.Index(field)
+	if i < 0 || isMap != (t.Fields[i].Kind == schema.Map) || isMap && key == "" {
 		return nil, serve.BadQuery("type %s has no field %q to filter by", t.Name, name)
 	}
+	v, err := termValue(t, i, value)
+	if err != nil {
+		return nil, err
+	}
+	var either []object
+	for _, one := range namesOf(t.Fields[i]) {
+		if isMap {
+			one += "." + key
+		}
+		either = append(either, object{"term": object{one: object{"value": v}}})
+	}
+	if len(either) == 1 {
+		return either[0], nil
+	}
+	return object{"bool": object{"should": either, "minimum_should_match": 1}}, nil
+}
+
+// namesOf gives all names that a field is or was stored under.
+func namesOf(f schema.Field) []string { return append([]string{f.Name}, f.Aliases...) }
+
+// termValue reads a value as the field's kind wants it.
+func termValue(t *schema.Type, i int, value string) (any, error) {
+	name := t.Fields[i].Name
 	switch t.Fields[i].Kind {
+	case schema.Map:
+		return value, nil
 	case schema.String, schema.UUID:
 		if slices.Contains(t.Elasticsearch.Text, i) {
 			return nil, serve.BadQuery("field %q of type %s is full text: search its words instead of filtering", name, t.Name)
 		}
-		return term(value)
+		return value, nil
 	case schema.Bool:
 		v, err := strconv.ParseBool(value)
 		if err != nil {
 			return nil, serve.BadQuery("field %q of type %s is true or false, not %q", name, t.Name, value)
 		}
-		return term(v)
+		return v, nil
 	case schema.Int, schema.Long:
 		v, err := strconv.ParseInt(value, 10, 64)
 		if err != nil {
 			return nil, serve.BadQuery("field %q of type %s is a whole number, not %q", name, t.Name, value)
 		}
-		return term(v)
+		return v, nil
 	default:
 		return nil, serve.BadQuery("field %q of type %s is a %s: it cannot be filtered by", name, t.Name, t.Fields[i].Kind)
 	}
