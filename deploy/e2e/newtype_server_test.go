@@ -16,6 +16,8 @@ import (
 
 	"github.com/gocql/gocql"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/millrace/millrace/pkg/schema"
 )
 
 // A data type is one file, named in the configuration: its records arrive, typed and exact, once each, in all three
@@ -60,6 +62,7 @@ func TestATypeIsDataAndChangesWhileItRuns(t *testing.T) {
 	f.expectJournal(t, oldJournal, was)
 	f.judgeAll(t)
 	f.newFieldIsSearched(t, address)
+	f.renamedFieldIsSearched(t, address)
 
 	f.refusesIncompatible(t)
 	f.sendMade(t, address, 1)
@@ -134,11 +137,13 @@ func (f *flow) field(t *testing.T, name string) map[string]any {
 	return nil
 }
 
-// addAndRename makes the next version of the type: with a new field, and another that has a new name.
+// addAndRename makes the next version of the type: with a new field, and others that have a new name.
 func (f *flow) addAndRename(t *testing.T) {
 	t.Helper()
-	renamed := f.field(t, "icmp_code")
-	renamed["name"], renamed["aliases"] = "icmp", []string{"icmp_code"}
+	for was, is := range map[string]string{"icmp_code": "icmp", "session_id": "session"} {
+		field := f.field(t, was)
+		field["name"], field["aliases"] = is, []string{was}
+	}
 	f.json["fields"] = append(f.fields(), map[string]any{"name": "protocol", "type": []string{"null", "string"}, "default": nil})
 	f.write(t)
 }
@@ -159,6 +164,25 @@ func (f *flow) newFieldIsSearched(t *testing.T, address string) {
 		}
 		return err
 	})
+}
+
+// renamedFieldIsSearched wants search to find the records of both versions, by the new name and by the old one.
+func (f *flow) renamedFieldIsSearched(t *testing.T, address string) {
+	t.Helper()
+	for _, name := range []string{"session", "session_id"} {
+		query := "datacenter=made&" + name + "=018f0000-0000-7000-8000-000000000002"
+		eventually(t, 20*time.Second, "search finds records by a renamed field: "+query, func(ctx context.Context) error {
+			_, hits, err := f.search(ctx, address, query)
+			versions := map[*schema.Type]int{}
+			for id := range hits {
+				versions[f.sent[id].typ]++
+			}
+			if err == nil && len(versions) != 2 {
+				err = fmt.Errorf("%d hits of %d versions, want both", len(hits), len(versions))
+			}
+			return err
+		})
+	}
 }
 
 // refusesIncompatible changes the file in ways that no other version could be read with: `topics apply` says which, and
