@@ -24,6 +24,15 @@ const (
 	classDestination = "destination" // the destination refuses its content
 )
 
+// HeaderReplayFor is the first header of a record that was replayed from the dead letters: the one destination it is
+// for. All others pass over it; they have it, or it is a dead letter of theirs.
+const HeaderReplayFor = "millrace.replay.for"
+
+// forAnother looks at the first header only: every record of every destination comes through here.
+func forAnother(r *kgo.Record, destination string) bool {
+	return len(r.Headers) > 0 && r.Headers[0].Key == HeaderReplayFor && string(r.Headers[0].Value) != destination
+}
+
 // letter is a record that can never be stored.
 type letter struct {
 	record      *kgo.Record

@@ -10,11 +10,11 @@ import (
 )
 
 type metrics struct {
-	applied, dead, expired, truncated, stopped, reseeks *prometheus.CounterVec
-	retries, pollErrors                                 *prometheus.CounterVec
-	rebalances, late, panics, commitErrors              prometheus.Counter
-	latency                                             *prometheus.HistogramVec
-	batchRecords, writeSeconds                          prometheus.Histogram
+	applied, dead, passed, expired, truncated, stopped, reseeks *prometheus.CounterVec
+	retries, pollErrors                                         *prometheus.CounterVec
+	rebalances, late, panics, commitErrors                      prometheus.Counter
+	latency                                                     *prometheus.HistogramVec
+	batchRecords, writeSeconds                                  prometheus.Histogram
 }
 
 // newMetrics registers a consumer's metrics, each with the label consumer.
@@ -40,21 +40,22 @@ func newMetrics(reg prometheus.Registerer, c *Consumer) (*metrics, error) {
 	m := &metrics{
 		applied:      counters("applied_records_total", "Records that the destination made durable.", "topic"),
 		dead:         counters("dead_letters_total", "Records written to the dead-letter topic.", "topic", "reason"),
+		passed:       counters("passed_over_records_total", "Replayed dead letters that are for another destination.", "topic"),
 		expired:      counters("expired_records_total", "Records that retention deleted before they were read.", "topic"),
 		truncated:    counters("truncated_records_total", "Records read that the log then lost.", "topic"),
 		stopped:      counters("stopped_partitions_total", "Partitions whose reading stopped.", "topic", "reason"),
 		reseeks:      counters("reseeks_total", "Partitions that started again from the destination's offset.", "topic"),
 		retries:      counters("retries_total", "Attempts that failed and came again.", "what"),
 		pollErrors:   counters("poll_errors_total", "Errors of polls.", "topic"),
-		rebalances:   counter("rebalances_total", "Partitions were assigned, revoked or lost."),
+		rebalances:   counter("rebalances_total", "Times that partitions were assigned, revoked or lost."),
 		late:         counter("late_acknowledgements_total", "Acknowledgements that came after the partition was given up, and were void."),
 		panics:       counter("sink_panics_total", "Panics of the sink that were caught."),
-		commitErrors: counter("commit_errors_total", "Commits that failed."),
+		commitErrors: counter("commit_errors_total", "Commits of offsets that failed."),
 		batchRecords: histogram("batch_records", "Records of a batch.", prometheus.ExponentialBuckets(1, 4, 8)),
-		writeSeconds: histogram("write_seconds", "Time of an attempt, from Write to done.", prometheus.ExponentialBuckets(0.001, 4, 10)),
+		writeSeconds: histogram("write_duration_seconds", "Time of an attempt, from Write to done.", prometheus.ExponentialBuckets(0.001, 4, 10)),
 	}
 	m.latency = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "millrace_stream_latency_seconds", Help: "Time from a record's event to its being durable in the destination.",
+		Name: "millrace_stream_delivery_duration_seconds", Help: "Time from a record's event to its being durable in the destination.",
 		Buckets: []float64{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 21600},
 	}, []string{"topic"})
 	add(m.latency)

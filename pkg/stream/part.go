@@ -224,7 +224,11 @@ func (d *decoding) add(ctx context.Context, r *kgo.Record) {
 	}
 	var record codec.Record
 	var dead *letter
-	if !r.Attrs.IsControl() {
+	switch {
+	case r.Attrs.IsControl(): // an offset without a record
+	case forAnother(r, d.c.name):
+		d.c.metrics.passed.WithLabelValues(r.Topic).Inc()
+	default:
 		var err error
 		if record, err = d.decodeOne(ctx, r); err != nil {
 			if dead = badLetter(r, d.c.name, err); dead == nil {
