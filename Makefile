@@ -67,6 +67,7 @@ vuln: ## known vulnerabilities in what we call
 
 generate: ## write golden files and generated references anew; review the difference
 	$(GOTEST) ./pkg/schema -run Golden -update
+	$(GOTEST) . -run MetricsReference -update
 
 stack: ## download (first time) and start real Kafka, Cassandra, Elasticsearch and registry on 127.0.0.1
 	@deploy/local/setup.sh servers

@@ -2,7 +2,6 @@ package lake
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -102,12 +101,14 @@ func (b *bench) query(t *testing.T, statement string, each func([]any)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := lakesql.Open(t.Context(), lakesql.Default(), l, b.types.All())
+	cfg := lakesql.Default()
+	cfg.Deduplicate = nil // the rows as they are
+	db, err := lakesql.Open(t.Context(), cfg, l, b.types.All())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = db.Close() }()
-	err = db.Rows(t.Context(), statement, func([]*sql.ColumnType) error { return nil }, func(row []any) error {
+	err = db.Rows(t.Context(), statement, func([]lakesql.Column) error { return nil }, func(row []any) error {
 		each(row)
 		return nil
 	})

@@ -30,10 +30,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		failures:     counter("failures_total", "Commits that did not go through in time, and are tried again."),
 		restarts:     counter("restarts_total", "Sets of held rows given up, to be read again from the log."),
 		held:         gauge("held_bytes", "Memory of the rows that are in no file yet."),
-		validThrough: gauge("valid_through_seconds", "Append time up to which the table is complete, since 1970."),
+		validThrough: gauge("valid_through_timestamp_seconds", "Append time up to which the table is complete, in seconds since 1970."),
 		stopped:      gauge("stopped", "1 for a partition that waits for an operator's decision.", "partition", "reason"),
 		seconds: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "millrace_lake_commit_seconds", Help: "How long commits take, from closing the files to the catalog's answer.",
+			Name: "millrace_lake_commit_duration_seconds", Help: "How long commits take, from closing the files to the catalog's answer.",
 			Buckets: prometheus.ExponentialBuckets(0.01, 2, 14),
 		}, []string{"table"}),
 	}

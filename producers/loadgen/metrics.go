@@ -14,7 +14,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Records by outcome: ok, failed, unknown.",
 		}, []string{"outcome"}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "millrace_loadgen_produce_seconds",
+			Name:    "millrace_loadgen_produce_duration_seconds",
 			Help:    "From handing a record to the client until Kafka acknowledged it.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
 		}),
