@@ -19,6 +19,7 @@ type cli struct {
 	Send    sendCmd    `cmd:"" help:"Publish NDJSON records through a gateway."`
 	SQL     sqlCmd     `cmd:"" name:"sql" help:"Query the lake."`
 	Lag     lagCmd     `cmd:"" help:"Show how far each consumer is behind."`
+	DLQ     dlqCmd     `cmd:"" name:"dlq" help:"Show, replay or discard dead letters."`
 	Loadgen loadgenCmd `cmd:"" help:"Publish synthetic records, each with a number and a hash over all its fields."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

@@ -146,6 +146,7 @@ func (s *system) publisher() (*client.Client, error) {
 func (s *system) parts() []app.Part {
 	s.api.Register(s.http)
 	s.http.Handle("GET /api/v1/lag", lagHandler(s.rows, time.Now))
+	s.letters(time.Now).Register(s.http)
 	parts := make([]app.Part, 0, 4+len(s.sinks)+len(s.producers))
 	parts = append(parts, app.Part{Name: "http", Run: s.http.Run}, app.Part{Name: "registry", Run: s.codec.Run})
 	parts = append(parts, s.sinks...)
