@@ -44,7 +44,10 @@ test-servers: $(VENV)/ready
 	$(GOTEST) -count=1 -timeout 14m ./deploy/e2e; \
 	$(GOTEST) -count=1 -timeout 10m $$(go list -tags $(TAGS) ./... | grep -v /deploy/e2e)
 
-ci: test ## what CI runs: make test, the README's commands as written, a smoke of the benchmark
+race: ## the tests under the race detector, but for those that link DuckDB: it would take minutes to build again
+	$(GOTEST) -race $$(go list -tags $(TAGS) ./... | grep -v -e '/millrace$$' -e /consumers/lake -e /pkg/devstore -e /pkg/lakesql -e /deploy/)
+
+ci: test race ## what CI runs: make test, the race detector, the README's commands as written, a smoke of the benchmark
 	@deploy/e2e/readme.sh README.md
 	@$(MAKE) bench BENCH='-count 20000 -rounds 1'
 

@@ -19,6 +19,7 @@ import (
 	"github.com/millrace/millrace/pkg/config"
 	"github.com/millrace/millrace/pkg/devbroker"
 	"github.com/millrace/millrace/pkg/devstore"
+	"github.com/millrace/millrace/pkg/lakesql"
 	"github.com/millrace/millrace/pkg/provision"
 )
 
@@ -109,6 +110,7 @@ func devConfig(c *devCmd, data string, broker *devbroker.Broker) (*Config, error
 	cfg.Registry.URLs = []string{broker.RegistryURL()}
 	cfg.Registry.Refresh = 2 * time.Second
 	cfg.Lake = devLake(data)
+	cfg.SQL.Deduplicate = []string{lakesql.All} // little data, and agents are killed often
 	cfg.Hostmetrics.Interval = 2 * time.Second
 	cfg.Hostmetrics.Spool = filepath.Join(data, "hostmetrics")
 	cfg.Logtail.State = filepath.Join(data, "logtail")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,8 +85,8 @@ func (s *system) runParts(ctx context.Context, e *env, every time.Duration, note
 	if every < 0 {
 		return usageError{fmt.Errorf("--status=%s is negative: give an interval, or 0 for none", every)}
 	}
-	parts := append(before, s.parts()...)
-	if err := app.Run(ctx, append(parts, s.statusPart(e.stdout, every, note))...); err != nil {
+	parts := slices.Concat(before, s.parts(), []app.Part{s.statusPart(e.stdout, every, note)})
+	if err := app.Run(ctx, parts...); err != nil {
 		return err
 	}
 	fmt.Fprintln(e.stdout, "millrace: drained and stopped")
