@@ -20,8 +20,8 @@ type sqlCmd struct {
 // Help is the long text of --help.
 func (sqlCmd) Help() string {
 	return `A view per data type, named as the type, over the rows that are committed now. DuckDB runs inside this process; it can read
-the lake and nothing else, and write nothing. "usage" shows each event once; the other views show a row per Kafka
-record, so that an event that its producer published twice is two rows until compaction.
+the lake and nothing else, and write nothing. The views of the types that sql.deduplicate names (usage; in dev mode all)
+show each event once; others show a row per Kafka record, so that an event published twice is two rows until compaction.
 
 Example: millrace sql --format csv "select service, count(*) from log where time > now() - interval 1 hour group by all"`
 }
