@@ -12,7 +12,7 @@ import (
 
 func TestEveryCommandShowsAnExample(t *testing.T) {
 	t.Parallel()
-	for _, c := range []string{"dev", "run", "check", "topics plan", "topics apply", "send", "sql", "lag", "loadgen", "version"} {
+	for _, c := range []string{"dev", "run", "check", "topics plan", "topics apply", "send", "sql", "lag", "dlq list", "dlq show", "dlq replay", "dlq discard", "loadgen", "version"} {
 		out, errs, code := millrace(t, "", append(strings.Fields(c), "--help")...)
 		if code != exitOK || errs != "" || !strings.Contains(out, "Example:") || !strings.Contains(out, "millrace "+c) {
 			t.Errorf("%s --help: exit code %d, %s%s", c, code, out, errs)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/millrace/millrace/pkg/dlq"
 )
@@ -159,7 +160,7 @@ func (c *dlqListCmd) Run(ctx context.Context, e *env) error {
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "TOPIC\tDESTINATION\tREASON\tOPEN\tRESOLVED\tFIRST\tLAST")
 	for _, g := range answer.Groups {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\n", g.Topic, cmp.Or(g.Destination, "-"), cmp.Or(g.Reason, "-"), g.Open, g.Resolved,
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\n", g.Topic, cmp.Or(plain(g.Destination), "-"), cmp.Or(plain(g.Reason), "-"), g.Open, g.Resolved,
 			g.First.Format(time.RFC3339), g.Last.Format(time.RFC3339))
 	}
 	return w.Flush()
@@ -209,15 +210,25 @@ func (c *dlqShowCmd) Run(ctx context.Context, e *env) error {
 	return nil
 }
 
+// plain takes out what a terminal would obey: a letter's bytes are anybody's.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
+}
+
 // printLetter shows a letter to a person.
 func printLetter(out io.Writer, v *dlq.View) {
 	const most = 512 // bytes in hex
 	line := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(out, "%-13s %s\n", name, value)
+			fmt.Fprintf(out, "%-13s %s\n", name, plain(value))
 		}
 	}
-	fmt.Fprintf(out, "%s  %s\n", v.Letter, v.State)
+	fmt.Fprintf(out, "%s  %s\n", v.Letter, plain(v.State))
 	if r := v.Resolution; r != nil {
 		line("  resolved", strings.TrimSpace(fmt.Sprintf("by %s at %s  %s", r.By, r.Time.Format(time.RFC3339), r.Why)))
 	}
@@ -290,19 +301,19 @@ func (c *dlqResolve) resolve(
 			fmt.Fprintln(e.stderr, err)
 			return
 		}
-		fmt.Fprintf(e.stdout, "%s  %s  %s  %s\n", l.Address, l.Destination, l.Reason, how)
+		fmt.Fprintf(e.stdout, "%s  %s  %s  %s\n", l.Address, plain(l.Destination), plain(l.Reason), how)
 	}
 	report, err := do(box, ctx, o)
-	fmt.Fprintf(e.stdout, "%d letters %s", report.Resolved, how)
+	fmt.Fprintf(e.stdout, "%s: %d", how, report.Resolved)
 	if report.Refused > 0 {
-		fmt.Fprintf(e.stdout, ", %d not", report.Refused)
+		fmt.Fprintf(e.stdout, "; refused: %d", report.Refused)
 	}
 	if report.Left {
 		fmt.Fprint(e.stdout, "; there are more: --limit")
 	}
 	fmt.Fprintln(e.stdout)
 	if err == nil && report.Refused > 0 {
-		return fmt.Errorf("%d letters stay open", report.Refused)
+		return errors.New("what was refused stays open")
 	}
 	return asked(err)
 }
