@@ -257,7 +257,7 @@ func TestNoPathsOfOneMachine(t *testing.T) {
 
 // A link that leads nowhere costs its reader's trust in the others.
 func TestLinksInDocumentsLeadSomewhere(t *testing.T) {
-	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	link := regexp.MustCompile(`\]\(([^)#:\s"]+)(#[^)]*)?\)`)
 	walk(t, func(path string) {
 		if !strings.HasSuffix(path, ".md") {
 			return
