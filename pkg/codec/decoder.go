@@ -64,7 +64,7 @@ func (d *Decoder) Decode(ctx context.Context, r *kgo.Record) (Record, error) {
 	if err := d.program.run(r.Value[headerLen:], values, &d.check); err != nil {
 		return Record{}, &BadRecord{Reason: ReasonMalformed, Err: err}
 	}
-	if err := checkTime(d.program.typ, values[schema.Time].Long(), r.Timestamp); err != nil {
+	if err := checkTime(d.program.typ, values[schema.Time].Long(), r.Timestamp, "the append time"); err != nil {
 		return Record{}, &BadRecord{Reason: ReasonTime, Err: err}
 	}
 	return Record{Source: r, Type: d.program.typ, Values: values}, nil
@@ -99,16 +99,17 @@ func (d *Decoder) take(n int) []Value {
 }
 
 // checkTime holds an event time against the append time. A record without an append time is not held against any.
-func checkTime(t *schema.Type, micros int64, appended time.Time) error {
+// What it is held against is called by a name: "now" for whoever sends it.
+func checkTime(t *schema.Type, micros int64, appended time.Time, name string) error {
 	if appended.IsZero() {
 		return nil
 	}
 	at := appended.UnixMicro()
 	switch {
 	case t.Future > 0 && micros > at+t.Future.Microseconds():
-		return fmt.Errorf("event time is more than %v ahead of the append time %s", t.Future, appended.UTC().Format(time.RFC3339))
+		return fmt.Errorf("event time is more than %s after %s (%s)", schema.FormatDuration(t.Future), name, appended.UTC().Format(time.RFC3339))
 	case t.Past > 0 && micros < at-t.Past.Microseconds():
-		return fmt.Errorf("event time is more than %v before the append time %s", t.Past, appended.UTC().Format(time.RFC3339))
+		return fmt.Errorf("event time is more than %s before %s (%s)", schema.FormatDuration(t.Past), name, appended.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

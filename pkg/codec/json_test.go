@@ -148,8 +148,8 @@ func TestEncodeJSONRefuses(t *testing.T) {
 	f(`{"o":"x"`, "", "ends too soon")
 	f(`{"o":"x",}`, "", "a key in quotes")
 	f(`{"o" "x"}`, "", "a colon")
-	f(`{"o":"x"}{}`, "", "something after its object")
-	f(`{"o":"x"} x`, "", "something after its object")
+	f(`{"o":"x"}{}`, "", "more after the object")
+	f(`{"o":"x"} x`, "", "more after the object")
 	f(`{o:"x"}`, "", "a key in quotes")
 	f(`{"nosuch":1,"o":"x"}`, "nosuch", "not a field")
 	f(`{"O":"x"}`, "O", "not a field")
@@ -195,12 +195,39 @@ func TestEncodeJSONRefuses(t *testing.T) {
 	f(`{"o":"x","t":true}`, "t", "RFC 3339")
 	f(`{"o":"x","m":[]}`, "m", "an object of strings")
 	f(`{"o":"x","m":{"k":1}}`, "m.k", "must be a string, not a number")
-	f(`{"o":"x","m":{"k":null}}`, "m.k", "")
+	f(`{"o":"x","m":{"k":null}}`, "m.k", "must not be null")
+	f(`{"o":"x","m":{"k":nul}}`, "m.k", "not JSON")
 	f(`{"o":"x","m":{"k":"v","k":"v"}}`, "m", "same key twice")
-	f(`{"o":"x","time":"1999-01-01T00:00:00Z"}`, "time", "out of range")
+	f(`{"o":"x","time":"1999-01-01T00:00:00Z"}`, "time", "out of range: event time is more than 30d before now (")
+	f(`{"o":"x","time":"2999-01-01T00:00:00Z"}`, "time", "out of range: event time is more than 10m after now (")
 	f(`{"o":"x","time":-9223372036854775808}`, "time", "out of range")
 	f(`{"o":"x","id":"0190163d-8694-439b-aea5-966c26f8ad91"}`, "id", "UUIDv7")
 	f(`{"o":"x","id":"0190163d-8694-739b-aea5-966c26f8ad91"}`, "time", "out of range")
+}
+
+func TestTenantOfTheRequest(t *testing.T) {
+	e := allEncoder(t)
+	f := func(in, tenant, want string) {
+		t.Helper()
+		r, err := e.EncodeJSONFor([]byte(in), tenant)
+		if err != nil {
+			t.Errorf("%s for %q: %v", in, tenant, err)
+			return
+		}
+		rec := readBack(t, e, r)
+		if got := string(rec.Values[schema.Tenant].Bytes()); got != want {
+			t.Errorf("%s for %q is of tenant %q, want %q", in, tenant, got, want)
+		}
+	}
+	f(`{"o":"x"}`, "", "")
+	f(`{"o":"x","tenant":"a"}`, "", "a")
+	f(`{"o":"x"}`, "a", "a")
+	f(`{"o":"x","tenant":""}`, "a", "a")
+	f(`{"o":"x","tenant":"\u0061"}`, "a", "a")
+	_, err := e.EncodeJSONFor([]byte(`{"o":"x","tenant":"b"}`), "a")
+	if fe, ok := errors.AsType[*FieldError](err); !ok || fe.Field != "tenant" || !strings.Contains(fe.Msg, `in the name of "a"`) {
+		t.Errorf("another tenant's record: %v", err)
+	}
 }
 
 func TestIdentityIsFixedOnce(t *testing.T) {

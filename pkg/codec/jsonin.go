@@ -32,14 +32,18 @@ var errUnknownField = errors.New("is not a field of the type")
 //
 // A field that the type does not have makes it ask the registry for a newer version, at most once a second, before it
 // refuses.
-func (e *Encoder) EncodeJSON(obj []byte) (*kgo.Record, error) {
-	r, err := e.encodeJSON(obj)
+func (e *Encoder) EncodeJSON(obj []byte) (*kgo.Record, error) { return e.EncodeJSONFor(obj, "") }
+
+// EncodeJSONFor is EncodeJSON for a record that was sent in a tenant's name: it gets that tenant, and is refused if it
+// names another one. The tenant "" leaves a record its own.
+func (e *Encoder) EncodeJSONFor(obj []byte, tenant string) (*kgo.Record, error) {
+	r, err := e.encodeJSON(obj, tenant)
 	var fe *unknownFieldError
 	if !errors.As(err, &fe) {
 		return r, err
 	}
 	if newer := e.newer(fe.name); newer != nil {
-		r, err = newer.encodeJSON(obj)
+		r, err = newer.encodeJSON(obj, tenant)
 		if !errors.As(err, &fe) {
 			return r, err
 		}
@@ -73,7 +77,7 @@ func (e *Encoder) newer(field string) *Encoder {
 	return nil
 }
 
-func (e *Encoder) encodeJSON(obj []byte) (*kgo.Record, error) {
+func (e *Encoder) encodeJSON(obj []byte, tenant string) (*kgo.Record, error) {
 	s, _ := e.state.Get().(*jsonState)
 	if s == nil {
 		s = &jsonState{values: make([]Value, len(e.fields)), seen: make([]bool, len(e.fields))}
@@ -97,12 +101,18 @@ func (e *Encoder) encodeJSON(obj []byte) (*kgo.Record, error) {
 		}
 		s.values[i] = e.defaults[i]
 	}
+	if tenant != "" {
+		if own := s.values[schema.Tenant].buf; s.seen[schema.Tenant] && len(own) > 0 && string(own) != tenant {
+			return nil, &FieldError{Field: "tenant", Msg: fmt.Sprintf("is %.40q, but the request is in the name of %q: leave it out or send it in its own name", own, tenant)}
+		}
+		s.values[schema.Tenant] = StringValue(tenant)
+	}
 	now := time.Now()
 	identity, err := identify(s.values[schema.ID], s.values[schema.Time], func() time.Time { return now })
 	if err != nil {
 		return nil, err
 	}
-	if err := checkTime(e.typ, identity[schema.Time].Long(), now); err != nil {
+	if err := checkTime(e.typ, identity[schema.Time].Long(), now, "now"); err != nil {
 		return nil, &FieldError{Field: "time", Msg: "is out of range: " + err.Error()}
 	}
 	s.values[schema.ID], s.values[schema.Time] = identity[schema.ID], identity[schema.Time]
@@ -138,7 +148,7 @@ func (e *Encoder) readObject(s *jsonState) error {
 	var unknown *unknownFieldError
 	switch {
 	case err == nil && s.scan.peek() != 0:
-		return &FieldError{Msg: fmt.Sprintf("record has something after its object, at byte %d", s.scan.pos)}
+		return &FieldError{Msg: fmt.Sprintf("record has more after the object, at byte %d", s.scan.pos)}
 	case err == nil || errors.As(err, &fe) || errors.As(err, &unknown):
 		return err
 	default:
@@ -243,8 +253,12 @@ func (s *scanner) stringMap(field string) (Value, error) {
 	var entries []byte
 	n := 0
 	err := s.object(func(key []byte) error {
-		if s.peek() != '"' {
-			return &FieldError{Field: field + "." + string(key), Msg: s.mustBe("a string").Error()}
+		if c := s.peek(); c != '"' {
+			err := s.mustBe("a string")
+			if c == 'n' && s.literal("null") == nil {
+				err = errNull
+			}
+			return &FieldError{Field: field + "." + string(key), Msg: err.Error()}
 		}
 		entries = appendBytes(entries, key)
 		v, err := s.str()

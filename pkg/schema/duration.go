@@ -35,6 +35,9 @@ func ParseDuration(s string) (time.Duration, error) {
 	return d + more, nil
 }
 
+// FormatDuration writes what ParseDuration reads, for messages: 30d, not 720h0m0s.
+func FormatDuration(d time.Duration) string { return formatDuration(d) }
+
 // formatDuration writes what ParseDuration reads, without zero parts: 7d, 1h, 1d12h.
 func formatDuration(d time.Duration) string {
 	if d == 0 {
