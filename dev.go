@@ -28,6 +28,7 @@ type devCmd struct {
 	Data   string        `default:".millrace" placeholder:"DIR" help:"Where everything is kept (${default})."`
 	Listen string        `default:"127.0.0.1:9470" placeholder:"HOST:PORT" help:"Address of the API (${default})."`
 	Type   []string      `placeholder:"FILE" help:"Annotated Avro schema of a further data type; can be given several times."`
+	Commit time.Duration `default:"10s" help:"Interval of the lake's commits (${default})."`
 	Status time.Duration `default:"2s" help:"Interval of the status table; 0 is off."`
 }
 
@@ -109,7 +110,7 @@ func devConfig(c *devCmd, data string, broker *devbroker.Broker) (*Config, error
 	cfg.Kafka.Replication, cfg.Kafka.MinISR = 1, 1
 	cfg.Registry.URLs = []string{broker.RegistryURL()}
 	cfg.Registry.Refresh = 2 * time.Second
-	cfg.Lake = devLake(data)
+	cfg.Lake = devLake(data, c.Commit)
 	cfg.SQL.Deduplicate = []string{lakesql.All} // little data, and agents are killed often
 	cfg.Hostmetrics.Interval = 2 * time.Second
 	cfg.Hostmetrics.Spool = filepath.Join(data, "hostmetrics")
@@ -117,11 +118,11 @@ func devConfig(c *devCmd, data string, broker *devbroker.Broker) (*Config, error
 	return cfg, cfg.Validate()
 }
 
-// devLake is where dev mode's lake lies: `sql --data` opens the same.
-func devLake(data string) lakeconsumer.Config {
+// devLake is where dev mode's lake lies.
+func devLake(data string, commit time.Duration) lakeconsumer.Config {
 	cfg := lakeconsumer.Default()
 	cfg.Table.Warehouse = filepath.Join(data, "lake")
-	cfg.Age = 10 * time.Second
+	cfg.Age = commit
 	cfg.Table.Snapshots.Age = 10 * time.Minute // each commit leaves a snapshot, and there are many
 	return cfg
 }

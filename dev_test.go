@@ -14,7 +14,7 @@ import (
 
 func startDev(t *testing.T, data string, more ...string) *process {
 	t.Helper()
-	return start(t, append([]string{"dev", "--data", data, "--listen", "127.0.0.1:0"}, more...)...)
+	return start(t, append([]string{"dev", "--data", data, "--listen", "127.0.0.1:0", "--commit", "1s"}, more...)...)
 }
 
 func (p *process) hits(t *testing.T, query string, want int) {

@@ -36,7 +36,7 @@ func TestDevGoesOnWhereItStopped(t *testing.T) {
 	w.types = builtin(t)
 	logs := w.types.Get("log")
 	run := func() (*process, string) {
-		p := start(t, "dev", "dev", "--data", data, "--listen", "127.0.0.1:0", "--status", "0")
+		p := start(t, "dev", "dev", "--data", data, "--listen", "127.0.0.1:0", "--commit", "1s", "--status", "0")
 		return p, p.address(t, time.Minute)
 	}
 	p, address := run()
