@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -57,7 +58,12 @@ func decompress(encoding string, raw io.Reader) (io.Reader, func(), error) {
 		return raw, func() {}, nil
 	case "gzip":
 		z, err := gzip.NewReader(raw)
-		if err != nil {
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil, nil, &bodyError{400, "the body is empty"}
+		case errors.Is(err, gzip.ErrHeader), errors.Is(err, io.ErrUnexpectedEOF):
+			return nil, nil, &bodyError{400, "the body is not gzip, although Content-Encoding says so"}
+		case err != nil:
 			return nil, nil, readError(err)
 		}
 		return z, func() { _ = z.Close() }, nil
@@ -94,6 +100,25 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// A client that writes its whole body before it reads would see a broken connection, and not why, if it were closed
+// at once. So what is left of a refused body is read and thrown away, within these bounds.
+const (
+	drainBytes = 128 << 20
+	drainTime  = 5 * time.Second
+)
+
+// drainBody takes in what is left of the body of a request that was answered. A client that asked first whether to send
+// it (Expect: 100-continue) reads the answer.
+func drainBody(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Expect") != "" {
+		return
+	}
+	rc := http.NewResponseController(w)
+	_ = rc.Flush()                                    // the answer first: a client that reads meanwhile stops sending
+	_ = rc.SetReadDeadline(time.Now().Add(drainTime)) // a connection that has none is no network's
+	_, _ = io.CopyN(io.Discard, r.Body, drainBytes)   // its end, however it comes
+}
+
 // readError says in HTTP's words why a body could not be read.
 func readError(err error) *bodyError {
 	var be *bodyError
@@ -107,6 +132,8 @@ func readError(err error) *bodyError {
 		return &bodyError{408, "the body did not arrive in time"}
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
 		return &bodyError{413, "the zstd frame asks for too large a window"}
+	case errors.Is(err, zstd.ErrMagicMismatch):
+		return &bodyError{400, "the body is not zstd, although Content-Encoding says so"}
 	default:
 		return &bodyError{400, "the body cannot be read: " + err.Error()}
 	}

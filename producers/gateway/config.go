@@ -20,7 +20,7 @@ type Config struct {
 	TenantRate    float64       `yaml:"tenant_rate"`    // records per second of one tenant; 0 is no limit
 	TenantBurst   int           `yaml:"tenant_burst"`   // records that a tenant may send at once
 	MaxTenants    int           `yaml:"max_tenants"`    // that are told apart; more share one limit and one name
-	DefaultTenant string        `yaml:"default_tenant"` // of requests without X-Millrace-Tenant
+	DefaultTenant string        `yaml:"default_tenant"` // of requests without X-Millrace-Tenant, and so of their records
 	OwnRecords    bool          `yaml:"own_records"`    // publish the gateway's own requests and usage
 	UsageInterval time.Duration `yaml:"usage_interval"` // between two usage records of a tenant
 	Datacenter    string        `yaml:"datacenter"`     // of the gateway's own records
@@ -50,9 +50,14 @@ func (c Config) Validate() error {
 	positive("max_records", int64(c.MaxRecords))
 	positive("max_requests", int64(c.MaxRequests))
 	positive("max_tenants", int64(c.MaxTenants))
-	positive("timeout", int64(c.Timeout))
-	positive("usage_interval", int64(c.UsageInterval))
-	positive("drain", int64(c.Drain))
+	for _, d := range []struct {
+		key string
+		d   time.Duration
+	}{{"timeout", c.Timeout}, {"usage_interval", c.UsageInterval}, {"drain", c.Drain}} {
+		if d.d <= 0 {
+			errs = append(errs, fmt.Errorf("gateway.%s is %s: give a positive duration", d.key, d.d))
+		}
+	}
 	if c.MaxBody < c.MaxRecord {
 		errs = append(errs, errors.New("gateway.max_body is smaller than gateway.max_record: no record of that size could come in"))
 	}

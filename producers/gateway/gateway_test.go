@@ -181,6 +181,11 @@ func TestStatuses(t *testing.T) {
 	f("log", asJSON, `[`+good+`,`+good, "207: 202", "ends too early")
 	f("log", asJSON, `nonsense`, "400:", "neither a JSON object")
 	f("log", asJSON, ``, "400:", "empty")
+	f("log", asLines, ``, "400:", "empty")
+	f("log", asJSON, good+" xyz", "400: 400", "more after the object")
+	f("log", asLines, good+" xyz\n"+good, "207: 400 202", "more after the object")
+	f("log", asJSON, `{"body":"x","attributes":{"k":null}}`, "400: 400", "must not be null")
+	f("log", asJSON, `{"body":"x","time":1}`, "400: 400", "more than 30d before now")
 	f("log", asLines, strings.Repeat(good+"\n", 51), "207:"+strings.Repeat(" 202", 50), "too many records")
 	f("log", asJSON, strings.Repeat(" ", 5001), "413:", "longer than 5000 bytes")
 	// Who it is for, and how it is sent.
@@ -189,8 +194,8 @@ func TestStatuses(t *testing.T) {
 	f("log", "", good, "415:", "content type")
 	f("log", asJSON+"; charset=latin1", good, "415:", "UTF-8")
 	f("log", asJSON, good, "415:", "content encoding", "Content-Encoding", "br")
-	f("log", asJSON, "not gzip", "400:", "cannot be read", "Content-Encoding", "gzip")
-	f("log", asJSON, "not zstd", "400:", "cannot be read", "Content-Encoding", "zstd")
+	f("log", asJSON, "not gzip", "400:", "is not gzip", "Content-Encoding", "gzip")
+	f("log", asJSON, "not zstd", "400:", "is not zstd", "Content-Encoding", "zstd")
 	f("log", asJSON, good, "400:", "X-Millrace-Tenant", "X-Millrace-Tenant", "a b")
 	if n := len(pub.of("millrace.log")); n == 0 {
 		t.Error("nothing was published")
@@ -501,6 +506,10 @@ func TestValidateNamesEachKey(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "gateway."+key) {
 			t.Errorf("gateway.%s is not named in: %v", key, err)
 		}
+	}
+	err = Config{Timeout: -time.Second}.Validate()
+	if !strings.Contains(fmt.Sprint(err), "gateway.timeout is -1s: give a positive duration") {
+		t.Error(err)
 	}
 	if err := Default().Validate(); err != nil {
 		t.Error(err)

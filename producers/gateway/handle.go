@@ -15,41 +15,77 @@ import (
 	"github.com/millrace/millrace/pkg/httpserver"
 )
 
-// events answers POST /v1/events/{type}.
+// events answers POST /v1/events/{type}, and makes a performance record of each request that comes to an end.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	if s.stopping.Load() {
-		refuse(w, http.StatusServiceUnavailable, 2*time.Second, "the gateway is stopping; nothing was stored")
+		refuse(w, http.StatusServiceUnavailable, 2*time.Second, errStopping)
+		drainBody(w, r)
 		return
 	}
-	began := s.now()
-	parent := traceparent(r.Header.Get("Traceparent"))
+	e := exchange{began: s.now(), operation: noType, parent: traceparent(r.Header.Get("Traceparent"))}
+	s.exchange(w, r, &e)
+	if e.code != http.StatusAccepted { // all of it was read then
+		drainBody(w, r)
+	}
+	s.observe(&e)
+}
+
+const errStopping = "the gateway is stopping; nothing was stored"
+
+// noType stands for the type in the operation of requests that were answered before it was known that there is one:
+// operations are few, whatever is asked for.
+const noType = "{type}"
+
+// exchange is what is to be said of one request in the gateway's own records.
+type exchange struct {
+	began                     time.Time
+	operation, tenant, parent string
+	code                      int // 0 where the client did not wait for it
+	msg                       string
+}
+
+// refuse answers with an error. A retry of 0 says nothing of when to come again.
+func (e *exchange) refuse(w http.ResponseWriter, code int, retry time.Duration, msg string) {
+	e.code, e.msg = code, msg
+	if retry > 0 {
+		w.Header().Set("Retry-After", retryAfter(retry))
+	}
+	httpserver.Problem(w, code, msg)
+}
+
+func (s *Server) exchange(w http.ResponseWriter, r *http.Request, e *exchange) {
 	name := r.Header.Get("X-Millrace-Tenant")
 	if name == "" {
 		name = s.cfg.DefaultTenant
 	}
 	if !validTenant(name) {
-		httpserver.Problem(w, http.StatusBadRequest, "X-Millrace-Tenant has characters outside of letters, digits and ._- or is longer than 128")
+		e.refuse(w, http.StatusBadRequest, 0, "X-Millrace-Tenant has characters outside of letters, digits and ._- or is longer than 128")
 		return
 	}
-	t := s.tenants.get(name, began)
-	release, retry := s.admit(t, began)
+	t := s.tenants.get(name, e.began)
+	e.tenant = t.name
+	release, retry := s.admit(t, e.began)
 	if release == nil {
 		if s.stopping.Load() { // it holds all slots
-			refuse(w, http.StatusServiceUnavailable, 2*time.Second, "the gateway is stopping; nothing was stored")
+			e.refuse(w, http.StatusServiceUnavailable, 2*time.Second, errStopping)
 			return
 		}
-		refuse(w, http.StatusTooManyRequests, retry, "too much is under way; come again later")
+		e.refuse(w, http.StatusTooManyRequests, retry, "too much is under way; come again later")
 		return
 	}
 	defer release()
 
 	typ := r.PathValue("type")
-	if _, err := s.pub.Encoder(r.Context(), typ); err != nil {
-		s.noEncoder(w, err)
-		return
+	_, err := s.pub.Encoder(r.Context(), typ)
+	switch {
+	case errors.Is(err, codec.ErrUnknownType):
+		e.refuse(w, http.StatusNotFound, 0, "there is no type of this name")
+	case err != nil:
+		e.refuse(w, http.StatusServiceUnavailable, 2*time.Second, "nothing was stored: "+err.Error())
+	default:
+		e.operation = typ
+		s.take(w, r, sender{tenant: t, name: name}, e)
 	}
-	code, msg := s.take(w, r, typ, t, parent)
-	s.observe(began, typ, t.name, parent, code, msg)
 }
 
 // admit gives a slot, or says how long to stay away.
@@ -71,42 +107,39 @@ func (s *Server) admit(t *tenant, now time.Time) (release func(), retry time.Dur
 	}
 }
 
-func (s *Server) noEncoder(w http.ResponseWriter, err error) {
-	if errors.Is(err, codec.ErrUnknownType) {
-		httpserver.Problem(w, http.StatusNotFound, "there is no type of this name")
-		return
-	}
-	refuse(w, http.StatusServiceUnavailable, 2*time.Second, "nothing was stored: "+err.Error())
-}
-
-// take reads, publishes and answers; it gives the status and, where there is one, the error for the own records.
-func (s *Server) take(w http.ResponseWriter, r *http.Request, typ string, t *tenant, parent string) (int, string) {
+// take reads, publishes and answers.
+func (s *Server) take(w http.ResponseWriter, r *http.Request, from sender, e *exchange) {
 	sp, closeBody, err := s.body(w, r)
 	if err != nil {
 		be := readError(err)
-		httpserver.Problem(w, be.status, be.msg)
-		return be.status, be.msg
+		e.refuse(w, be.status, 0, be.msg)
+		return
 	}
 	defer closeBody()
-	q := s.newRequest(r.Context(), typ, t, parent)
+	typ := e.operation
+	q := s.newRequest(r.Context(), typ, from, e.parent)
 	q.readAll(sp)
 	present := q.wait(r.Context())
 	code, a := q.answer()
-	s.tenants.count(t, int64(a.Accepted), q.bytes)
+	s.tenants.count(from.tenant, 1, 0, 0)
+	for t, u := range q.usage() {
+		s.tenants.count(t, 0, u.records, u.bytes)
+	}
 	s.m.bytes.WithLabelValues(typ).Add(float64(q.bytes))
 	if !present {
 		s.m.left.Inc()
-		return 0, "the client went away"
+		e.msg = "the client went away"
+		return
 	}
 	if code == http.StatusServiceUnavailable || code == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", retryAfter(max(time.Second, t.wait(s.now()))))
+		w.Header().Set("Retry-After", retryAfter(max(time.Second, from.tenant.wait(s.now()))))
 	}
 	if q.stop != nil && len(a.Results) == 0 {
-		httpserver.Problem(w, q.stop.status, q.stop.msg)
-		return q.stop.status, q.stop.msg
+		e.refuse(w, q.stop.status, 0, q.stop.msg)
+		return
 	}
+	e.code, e.msg = code, summary(a)
 	httpserver.JSON(w, code, a)
-	return code, summary(a)
 }
 
 // summary is the first error of an answer.
@@ -119,28 +152,28 @@ func summary(a answer) string {
 	return a.Error
 }
 
-// observe makes the request a performance record. The operation names a type that exists, so there are few.
-func (s *Server) observe(began time.Time, typ, tenant, parent string, code int, msg string) {
+// observe makes the request a performance record. The operation names a type that exists, or none, so there are few.
+func (s *Server) observe(e *exchange) {
 	if !s.cfg.OwnRecords {
 		return
 	}
 	f := map[string]any{
-		"tenant": tenant, "operation": "POST /v1/events/" + typ,
-		"duration_us": s.now().Sub(began).Microseconds(),
-		"ok":          code == http.StatusAccepted,
+		"tenant": e.tenant, "operation": "POST /v1/events/" + e.operation,
+		"duration_us": s.now().Sub(e.began).Microseconds(),
+		"ok":          e.code == http.StatusAccepted,
 	}
-	if code != 0 {
-		f["status"] = code
+	if e.code != 0 {
+		f["status"] = e.code
 	}
-	if msg != "" {
-		f["error"] = msg
+	if e.msg != "" {
+		f["error"] = e.msg
 	}
-	if parent != "" {
+	if e.parent != "" {
 		var span [8]byte
 		_, _ = rand.Read(span[:]) // it never fails
-		f["trace_id"], f["parent_span_id"], f["span_id"] = parent[3:35], parent[36:52], hex.EncodeToString(span[:])
+		f["trace_id"], f["parent_span_id"], f["span_id"] = e.parent[3:35], e.parent[36:52], hex.EncodeToString(span[:])
 	}
-	s.own.offer(ownRecord{typ: typePerformance, time: began, fields: f})
+	s.own.offer(ownRecord{typ: typePerformance, time: e.began, fields: f})
 }
 
 func refuse(w http.ResponseWriter, status int, retry time.Duration, msg string) {

@@ -114,10 +114,10 @@ func (t *tenant) wait(now time.Time) time.Duration {
 	return 0
 }
 
-func (ts *tenants) count(t *tenant, records, bytes int64) {
+func (ts *tenants) count(t *tenant, requests, records, bytes int64) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	t.requests++
+	t.requests += requests
 	t.records += records
 	t.bytes += bytes
 }
@@ -135,7 +135,7 @@ func (ts *tenants) takeUsage(now time.Time) []usage {
 	defer ts.mu.Unlock()
 	var out []usage
 	for name, t := range ts.by {
-		if t.requests > 0 {
+		if t.requests > 0 || t.records > 0 || t.bytes > 0 {
 			out = append(out, usage{t.name, t.requests, t.records, t.bytes})
 			t.requests, t.records, t.bytes = 0, 0, 0
 		} else if now.Sub(t.seen) > 10*time.Minute && t.wait(now) == 0 {

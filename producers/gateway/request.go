@@ -25,6 +25,15 @@ type result struct {
 	Field   string `json:"field,omitempty"`
 	Error   string `json:"error,omitempty"`
 	Outcome string `json:"outcome,omitempty"` // "unknown": the record may be in Kafka
+
+	tenant *tenant // whose bill it is on
+	bytes  int64
+}
+
+// sender is in whose name a request comes.
+type sender struct {
+	tenant *tenant // whose limits hold, and whose bill it is; "other" beyond the bound
+	name   string  // what the records say; "" leaves them their own
 }
 
 // answer is the body of every reply that speaks of records.
@@ -39,7 +48,7 @@ type answer struct {
 type request struct {
 	s           *Server
 	typ         string
-	tenant      *tenant
+	from        sender
 	traceparent string
 	bytes       int64
 
@@ -56,8 +65,8 @@ type request struct {
 	stop    *bodyError    // why the rest of the body was not read
 }
 
-func (s *Server) newRequest(ctx context.Context, typ string, t *tenant, traceparent string) *request {
-	q := &request{s: s, typ: typ, tenant: t, traceparent: traceparent, done: make(chan struct{})}
+func (s *Server) newRequest(ctx context.Context, typ string, from sender, traceparent string) *request {
+	q := &request{s: s, typ: typ, from: from, traceparent: traceparent, done: make(chan struct{})}
 	// A client that goes away does not take back what it sent.
 	q.ctx, q.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	q.timer = time.AfterFunc(s.cfg.Timeout, q.cancel)
@@ -96,7 +105,7 @@ func (q *request) readAll(sp *splitter) {
 
 // record publishes one record.
 func (q *request) record(raw []byte) {
-	if !q.tenant.take(q.s.now()) {
+	if !q.from.tenant.take(q.s.now()) {
 		q.s.m.limited.WithLabelValues("tenant_records").Inc()
 		q.add(result{Status: http.StatusTooManyRequests, Error: "the tenant's rate is used up"})
 		return
@@ -106,7 +115,7 @@ func (q *request) record(raw []byte) {
 		q.add(result{Status: http.StatusServiceUnavailable, Error: err.Error()})
 		return
 	}
-	rec, err := enc.EncodeJSON(raw)
+	rec, err := enc.EncodeJSONFor(raw, q.from.name)
 	if err != nil {
 		res := result{Status: http.StatusBadRequest, Error: err.Error()}
 		if fe, ok := errors.AsType[*codec.FieldError](err); ok {
@@ -125,6 +134,7 @@ func (q *request) produce(rec *kgo.Record, size int64) {
 	q.timer.Reset(q.s.cfg.Timeout)
 	var res result
 	res.ID, res.Time = identity(rec.Value)
+	res.tenant, res.bytes = q.payer(rec.Value), size
 	if q.s.bytes.acquire(q.ctx, size) != nil {
 		res.Status, res.Error = http.StatusServiceUnavailable, errTimeout.Error()+"; this record was not sent"
 		q.add(res)
@@ -165,6 +175,46 @@ func (q *request) acknowledged(i int, err error) {
 			r.Status, r.Error, r.Outcome = http.StatusServiceUnavailable, err.Error(), "unknown"
 		}
 	})
+}
+
+// payer is on whose bill a record is: on that of the request's tenant, which is the record's, or if the request names
+// none on that of the tenant whom the record names.
+func (q *request) payer(value []byte) *tenant {
+	if q.from.name != "" {
+		return q.from.tenant
+	}
+	name := tenantOf(value)
+	switch {
+	case name == "":
+		return q.from.tenant
+	case !validTenant(name):
+		name = otherTenants
+	}
+	return q.s.tenants.get(name, q.s.now())
+}
+
+// usage is what is on whose bill once the answer is given: the records that were accepted, and all bytes. Those of
+// records that could not be read are the request's.
+func (q *request) usage() map[*tenant]*usage {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	bills := map[*tenant]*usage{q.from.tenant: {bytes: q.bytes}}
+	for _, r := range q.results {
+		if r.tenant == nil {
+			continue
+		}
+		u := bills[r.tenant]
+		if u == nil {
+			u = &usage{}
+			bills[r.tenant] = u
+		}
+		u.bytes += r.bytes
+		bills[q.from.tenant].bytes -= r.bytes
+		if r.Status == http.StatusAccepted {
+			u.records++
+		}
+	}
+	return bills
 }
 
 func (q *request) finish(i int, set func(*result)) {
@@ -282,4 +332,27 @@ func identity(value []byte) (id, at string) {
 		return "", ""
 	}
 	return string(value[head+1 : head+37]), time.UnixMicro(micros).UTC().Format("2006-01-02T15:04:05.000000Z")
+}
+
+// tenantOf reads the tenant, the fourth of the four strings after id and time that every type has.
+func tenantOf(value []byte) string {
+	const head = 5
+	if len(value) < head+38 {
+		return ""
+	}
+	rest := value[head+37:]
+	_, n := binary.Varint(rest)
+	var text []byte
+	for range 4 {
+		if n <= 0 {
+			return ""
+		}
+		rest = rest[n:]
+		length, m := binary.Varint(rest)
+		if m <= 0 || length < 0 || length > int64(len(rest)-m) {
+			return ""
+		}
+		text, n = rest[m:m+int(length)], m+int(length)
+	}
+	return string(text)
 }

@@ -22,6 +22,7 @@ type splitState uint8
 
 const (
 	atStart splitState = iota
+	inLines            // after the first line
 	inArray            // after '[' or ','
 	atEnd
 )
@@ -51,11 +52,29 @@ func newSplitter(r io.Reader, lines bool, maxRecord int) *splitter {
 	return &splitter{r: bufio.NewReaderSize(r, 32<<10), max: maxRecord, lines: lines}
 }
 
+// byteOrderMark is what some editors put before UTF-8. It means nothing.
+const byteOrderMark = "\xef\xbb\xbf"
+
+// skipMark passes over a byte order mark at the body's start.
+func (s *splitter) skipMark() {
+	if b, _ := s.r.Peek(len(byteOrderMark)); string(b) == byteOrderMark { // an error comes again with the next read
+		_, _ = s.r.Discard(len(b)) // it is buffered
+	}
+}
+
 // next gives the next record's JSON, which is good until the next call; io.EOF after the last. A *recordError counts
 // as a record.
 func (s *splitter) next() ([]byte, error) {
+	if s.state == atStart {
+		s.skipMark()
+	}
 	if s.lines {
-		return s.line()
+		rec, err := s.line()
+		if s.state == atStart && errors.Is(err, io.EOF) {
+			return nil, malformed("the body is empty: send a JSON object per line")
+		}
+		s.state = inLines
+		return rec, err
 	}
 	switch s.state {
 	case atStart:
@@ -258,9 +277,26 @@ func cutOff(err error) error {
 
 func object(rec []byte) ([]byte, error) {
 	if len(rec) < 2 || rec[0] != '{' || rec[len(rec)-1] != '}' {
+		if closesEarly(rec) {
+			return nil, &recordError{status: 400, msg: "there is more after the object"}
+		}
 		return nil, &recordError{status: 400, msg: "the record is not a JSON object"}
 	}
 	return rec, nil
+}
+
+// closesEarly says whether rec begins with a whole object and goes on after it.
+func closesEarly(rec []byte) bool {
+	var sc scanner
+	for i, c := range rec {
+		if (i == 0 && c != '{') || sc.step(c) != nil {
+			return false
+		}
+		if sc.depth == 0 {
+			return i < len(rec)-1
+		}
+	}
+	return false
 }
 
 // skipSpace gives the next byte that is not JSON white space, and leaves it unread.

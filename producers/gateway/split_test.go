@@ -79,8 +79,14 @@ func TestSplit(t *testing.T) {
 
 	f(true, "{\"a\":1}\n{\"b\":2}\n", `{"a":1}|{"b":2}`, none)
 	f(true, "{\"a\":1}\r\n\r\n  {\"b\":2}", `{"a":1}|{"b":2}`, none)
-	f(true, "", ``, none)
-	f(true, "\n\n", ``, none)
+	f(true, "", ``, "the body is empty: send a JSON object per line")
+	f(true, "\n\n", ``, "the body is empty: send a JSON object per line")
+	const bom = "\xef\xbb\xbf"
+	f(true, bom+"{}\n{}\n", `{}|{}`, none)
+	f(true, bom, ``, "the body is empty: send a JSON object per line")
+	f(false, bom+" {}", `{}`, none)
+	f(false, bom+"[{},{}]", `{}|{}`, none)
+	f(false, "\xef\xbb{}", ``, neithr)
 	f(true, "nonsense\n{}\n[]\n", `!400|{}|!400`, none)
 	f(true, "{}\n"+strings.Repeat("x", 100_000)+"\n{}", `{}|!413|{}`, none)
 	f(true, `{"a":"12345678901"}`+"\r\n", `{"a":"12345678901"}`, none)
