@@ -72,7 +72,7 @@ func mistake(format string, args ...any) error {
 type queryError struct{ msg string }
 
 func (e queryError) Error() string        { return e.msg }
-func (e queryError) Is(target error) bool { return target == ErrQuery } //nolint:errorlint // it is the sentinel itself
+func (e queryError) Is(target error) bool { return target == ErrQuery }
 
 // ParseAddress reads topic/partition/offset, as String writes it.
 func ParseAddress(s string) (Address, error) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -231,7 +232,7 @@ func TestGroupsAreBounded(t *testing.T) {
 	t.Parallel()
 	g := groups{}
 	for i := range 3 * maxGroups {
-		g.of(&Letter{Reason: fmt.Sprint(i)}).Open++
+		g.of(&Letter{Reason: strconv.Itoa(i)}).Open++
 	}
 	if len(g) != maxGroups+1 || g[groupKey{"", otherName, otherName, otherName}].Open != 2*maxGroups {
 		t.Errorf("%d groups", len(g))

@@ -2,6 +2,7 @@ package dlq
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -82,7 +83,7 @@ func parseLetter(r *kgo.Record) *Letter {
 			origins++
 			l.Origin = Origin{Topic: value, Partition: -1, Offset: -1}
 		case "origin.partition":
-			l.Origin.Partition = int32(number(value, 32))
+			l.Origin.Partition = int32(number(value, 32)) //nolint:gosec // it was parsed as 32 bits
 		case "origin.offset":
 			l.Origin.Offset = number(value, 64)
 		case "origin.timestamp":
@@ -195,8 +196,8 @@ func (l *Letter) refusal(maxLoops int, force bool) error {
 
 func headers(pairs ...string) []kgo.RecordHeader {
 	var out []kgo.RecordHeader
-	for i := 0; i < len(pairs); i += 2 {
-		out = append(out, kgo.RecordHeader{Key: pairs[i], Value: []byte(pairs[i+1])})
+	for pair := range slices.Chunk(pairs, 2) {
+		out = append(out, kgo.RecordHeader{Key: pair[0], Value: []byte(pair[1])})
 	}
 	return out
 }

@@ -13,8 +13,8 @@ func TestReplayedRecordsAreForOneDestination(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		replayed := func(value, destination string, before ...kgo.RecordHeader) *kgo.Record {
-			h := append(before, kgo.RecordHeader{Key: HeaderReplayFor, Value: []byte(destination)})
-			return &kgo.Record{Topic: topic, Value: []byte(value), Headers: h}
+			before = append(before, kgo.RecordHeader{Key: HeaderReplayFor, Value: []byte(destination)})
+			return &kgo.Record{Topic: topic, Value: []byte(value), Headers: before}
 		}
 		other := kgo.RecordHeader{Key: "traceparent", Value: []byte("elsewhere")}
 		w.cluster.Produce(t, replayed("0/0", "mem"), replayed("0/9", "elsewhere"), replayed("bad", "elsewhere"),
