@@ -22,6 +22,7 @@ const (
 const (
 	classDecode      = "decode"      // it is not what its schema says
 	classDestination = "destination" // the destination refuses its content
+	classBug         = "bug"         // the sink panics at it
 )
 
 // HeaderReplayFor is the first header of a record that was replayed from the dead letters: the one destination it is
@@ -65,10 +66,17 @@ func (d *delivery) refused(partial *PartialError) []letter {
 	var letters []letter
 	for i := range d.batch.Records {
 		if err := partial.Failed[i]; err != nil {
-			letters = append(letters, letter{
+			l := letter{
 				record: d.batch.Records[i].Source, destination: d.c.name, class: classDestination, reason: "refused",
 				err: err, first: first, attempts: d.attempts,
-			})
+			}
+			if alone, ok := errors.AsType[*aloneError](err); ok {
+				l.attempts = alone.attempts
+			}
+			if isPanic(err) {
+				l.class, l.reason = classBug, "panic"
+			}
+			letters = append(letters, l)
 		}
 	}
 	return letters

@@ -3,9 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +18,7 @@ type breaker = circuitbreaker.CircuitBreaker[any]
 // one at a time probes. That is the budget of retries: a destination that is down sees single calls, not the backlog.
 func (c *Consumer) newBreaker(topic string) breaker {
 	return circuitbreaker.NewBuilder[any]().
-		HandleIf(func(_ any, err error) bool { return isOutage(err) }).
+		HandleIf(func(_ any, err error) bool { return c.outage(err) }).
 		WithFailureThreshold(uint(c.cfg.Retry.Breaker)).
 		WithSuccessThreshold(1).
 		WithDelay(min(c.cfg.Retry.Max, 5*time.Second)).
@@ -123,6 +121,7 @@ type delivery struct {
 	once     atomic.Bool
 	attempts int
 	failed   time.Time // the first time
+	split    bool      // it is written in parts
 }
 
 func (d *delivery) accept() {
@@ -141,19 +140,37 @@ func (d *delivery) run(ctx context.Context) {
 		d.resolve(nil)
 		return
 	}
-	retry := retrypolicy.NewBuilder[any]().
-		HandleIf(func(_ any, err error) bool { return isOutage(err) }).
-		AbortIf(func(any, error) bool { return ctx.Err() != nil }).
-		WithMaxRetries(-1).
-		WithDelayFunc(func(e failsafe.ExecutionAttempt[any]) time.Duration { return d.c.backoff(e.Attempts()) }).
-		OnRetryScheduled(func(e failsafe.ExecutionScheduledEvent[any]) { d.retrying(e) }).
-		Build()
-	err := failsafe.With(retry, d.c.breakers[d.key.Topic]).WithContext(ctx).Run(func() error { return d.attempt(ctx) })
+	d.c.mu.Lock()
+	size := d.size
+	d.c.mu.Unlock()
+	var err error
+	if size == 0 || d.c.keeper != nil {
+		err = d.send(ctx, b.Batch)
+	}
+	if d.c.keeper == nil && (size > 0 || isSuspect(err)) {
+		if size == 0 {
+			size = len(b.Records) / 2
+		}
+		d.split = true
+		err = d.bisect(ctx, size)
+	}
 	d.setWaiting("")
 	if d.c.keeper != nil && err == nil {
 		return // done comes later
 	}
 	d.conclude(ctx, err)
+}
+
+// send writes b, which is the batch or a part of it, until the destination is no longer out.
+func (d *delivery) send(ctx context.Context, b Batch) error {
+	retry := retrypolicy.NewBuilder[any]().
+		HandleIf(func(_ any, err error) bool { return d.c.outage(err) }).
+		AbortIf(func(any, error) bool { return ctx.Err() != nil }).
+		WithMaxRetries(-1).
+		WithDelayFunc(func(e failsafe.ExecutionAttempt[any]) time.Duration { return d.c.backoff(e.Attempts()) }).
+		OnRetryScheduled(func(e failsafe.ExecutionScheduledEvent[any]) { d.retrying(e) }).
+		Build()
+	return failsafe.With(retry, d.c.breakers[d.key.Topic]).WithContext(ctx).Run(func() error { return d.attempt(ctx, b) })
 }
 
 // conclude acts on how the batch ended.
@@ -187,7 +204,7 @@ func (d *delivery) retrying(e failsafe.ExecutionScheduledEvent[any]) {
 }
 
 // attempt is one try: Write, and unless the sink is a Keeper its done.
-func (d *delivery) attempt(ctx context.Context) error {
+func (d *delivery) attempt(ctx context.Context, b Batch) error {
 	select {
 	case d.writing <- struct{}{}:
 	case <-ctx.Done():
@@ -199,7 +216,7 @@ func (d *delivery) attempt(ctx context.Context) error {
 	result := make(chan error, 1)
 	var called atomic.Bool
 	begun := time.Now()
-	err := d.call(attempt, func(err error) {
+	err := d.call(attempt, b, func(err error) {
 		if !called.CompareAndSwap(false, true) {
 			d.c.tel.Log.Error("the sink called done twice", "topic", d.key.Topic, "partition", d.key.Partition)
 			return
@@ -212,7 +229,9 @@ func (d *delivery) attempt(ctx context.Context) error {
 	})
 	<-d.writing
 	if err == nil {
-		d.accept()
+		if !d.split { // first tries come in order: the next batch waits for the last part of this one
+			d.accept()
+		}
 		if d.c.keeper != nil {
 			d.handedOver()
 			return nil
@@ -224,22 +243,23 @@ func (d *delivery) attempt(ctx context.Context) error {
 		}
 	}
 	d.c.metrics.writeSeconds.Observe(time.Since(begun).Seconds())
+	if isPanic(err) {
+		d.c.metrics.panics.Inc()
+	}
 	if err != nil && d.failed.IsZero() {
 		d.failed = time.Now()
 	}
 	return err
 }
 
-// call keeps a panic of the sink from taking the process, and the other partitions, with it. It counts as a failure of
-// the batch, which is tried again: that it may be one record's fault is for the bisecting of batches, which comes here.
-func (d *delivery) call(ctx context.Context, done func(error)) (err error) {
+// call keeps a panic of the sink from taking the process, and the other partitions, with it.
+func (d *delivery) call(ctx context.Context, b Batch, done func(error)) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			d.c.metrics.panics.Inc()
-			err = fmt.Errorf("the sink panicked: %v\n%.2000s", r, debug.Stack())
+			err = newPanicError(r)
 		}
 	}()
-	return d.c.sink.Write(ctx, d.batch.Batch, done)
+	return d.c.sink.Write(ctx, b, done)
 }
 
 // handedOver gives a Keeper's batch out of the runtime's budget: its bytes are the Keeper's from here.

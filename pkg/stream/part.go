@@ -49,6 +49,7 @@ type part struct {
 	progress time.Time // of the durable prefix, or of what a Keeper accepted
 	waiting  string    // what it waits for, where that is an outage
 	busy     int       // goroutines at work
+	size     int       // records that are written at once while some are bad; 0 is a batch
 	changed  chan struct{}
 }
 

@@ -42,11 +42,21 @@ func (s *Scatter) Go(ctx context.Context, request func() error) bool {
 	}
 	s.begin()
 	go func() {
-		err := request()
+		err := guarded(request)
 		<-s.slots
 		s.finish(err)
 	}()
 	return true
+}
+
+// guarded makes a panic an error: on a goroutine of its own it would take the process.
+func guarded(request func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = newPanicError(r)
+		}
+	}()
+	return request()
 }
 
 // Refuse notes a record that can never be stored.

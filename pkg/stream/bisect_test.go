@@ -1,0 +1,165 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+)
+
+// boom is a sink's bug.
+func boom(what string) error {
+	panic(what) //nolint:forbidigo // that is what is tested
+}
+
+// badAt makes a sink that fails at batches with records whose number bad names.
+func (w *world) badAt(writes *int, fail func() error, bad func(n int) bool) Sink {
+	return sinkFunc(func(ctx context.Context, b Batch, done func(error)) error {
+		w.sink.mu.Lock()
+		*writes++
+		w.sink.mu.Unlock()
+		for i := range b.Records {
+			if b.Records[i].Source.Offset < b.First || b.Records[i].Source.Offset >= b.Next {
+				w.Errorf("record %d is outside of its batch, %d to %d", b.Records[i].Source.Offset, b.First, b.Next)
+			}
+			if bad(int(b.Records[i].Source.Offset)) {
+				return fail()
+			}
+		}
+		return w.sink.Write(ctx, b, done)
+	})
+}
+
+func (w *world) letters() map[string]map[string]string {
+	w.Helper()
+	out := map[string]map[string]string{}
+	for _, r := range w.cluster.Records(w.T, topic+".dlq") {
+		headers := map[string]string{}
+		for _, h := range r.Headers {
+			headers[h.Key] = string(h.Value)
+		}
+		if out[string(r.Value)] != nil {
+			w.Errorf("two dead letters of %s", r.Value)
+		}
+		out[string(r.Value)] = headers
+	}
+	return out
+}
+
+func TestRecordThatPanicsIsFoundAndItsNeighboursStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, c := range map[string]struct {
+			fail                    func() error
+			class, reason, attempts string
+		}{
+			"panic":    {func() error { return boom("no such field") }, "bug", "panic", "3"},
+			"ErrBatch": {func() error { return fmt.Errorf("writing: %w", ErrBatch) }, "destination", "refused", "1"},
+		} {
+			w := newWorld(t)
+			w.cfg.Batch.Records = 1000
+			w.produce(0, 0, 1000)
+			writes := 0
+			m := w.join(w.badAt(&writes, c.fail, func(n int) bool { return n == 0 || n == 637 || n == 638 || n == 999 }))
+			w.until(name+": the lag is 0", func() bool { return w.lag() == 0 })
+			w.stop(m)
+			if n := w.sink.len(); n != 996 {
+				t.Errorf("%s: %d records are stored, want 996", name, n)
+			}
+			letters := w.letters()
+			for _, id := range []string{"0/0", "0/637", "0/638", "0/999"} {
+				h := letters[id]
+				if w.sink.times(id) != 0 || h["millrace.class"] != c.class || h["millrace.reason"] != c.reason || h["millrace.attempts"] != c.attempts {
+					t.Errorf("%s: the dead letter of %s has headers %v", name, id, h)
+				}
+				if e := h["millrace.error"]; name == "panic" && (!strings.Contains(e, "no such field") || !strings.Contains(e, "bisect_test.go")) {
+					t.Errorf("the letter's error is without the panic's value or stack: %s", e)
+				}
+			}
+			if len(letters) != 4 {
+				t.Errorf("%s: %d dead letters, want 4", name, len(letters))
+			}
+			if writes > 100 {
+				t.Errorf("%s: %d writes for 4 bad records of 1000", name, writes)
+			}
+		}
+	})
+}
+
+// A run of bad records costs a constant number of writes each, and leaves whole batches behind it.
+func TestManyBadRecordsInARow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cfg.Batch.Records = 500
+		w.produce(0, 0, 15000)
+		writes := 0
+		m := w.join(w.badAt(&writes, func() error { return boom("bad") }, func(n int) bool { return n >= 1000 && n < 11000 }))
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		w.stop(m)
+		if n, letters := w.sink.len(), len(w.letters()); n != 5000 || letters != 10000 {
+			t.Errorf("%d records are stored and %d are dead letters, want 5000 and 10000", n, letters)
+		}
+		if writes > 31000 {
+			t.Errorf("%d writes for 10000 bad records in a row, want about 3 each", writes)
+		}
+		w.sink.mu.Lock()
+		defer w.sink.mu.Unlock()
+		if n := len(w.sink.last.Records); n < 400 {
+			t.Errorf("the last batch has %d records: it is still split", n)
+		}
+	})
+}
+
+// A destination that goes down while a batch is split delays, and makes no dead letters.
+func TestOutageWhileABatchIsSplit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cfg.Batch.Records = 100
+		w.produce(0, 0, 300)
+		writes, down := 0, 0
+		bad := w.badAt(&writes, func() error { return ErrBatch }, func(n int) bool { return n == 42 })
+		m := w.join(sinkFunc(func(ctx context.Context, b Batch, done func(error)) error {
+			if len(b.Records) == 1 && down < 20 {
+				down++
+				return errors.New("down")
+			}
+			return bad.Write(ctx, b, done)
+		}))
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		w.stop(m)
+		if n, letters := w.sink.len(), w.letters(); n != 299 || len(letters) != 1 || letters["0/42"] == nil || down != 20 {
+			t.Errorf("%d records are stored, dead letters %v; down %d times", n, letters, down)
+		}
+	})
+}
+
+// A request's panic is not on the goroutine that called Write.
+func TestPanicInAScatteredRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 30)
+		slots := make(chan struct{}, 2)
+		m := w.join(sinkFunc(func(ctx context.Context, b Batch, done func(error)) error {
+			s := NewScatter(slots, done)
+			s.Go(ctx, func() error {
+				for i := range b.Records {
+					if string(b.Records[i].ID()) == "0/13" {
+						return boom("thirteen")
+					}
+				}
+				return w.sink.store(b, nil)
+			})
+			s.Close()
+			return nil
+		}))
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		w.stop(m)
+		if n, letters := w.sink.len(), w.letters(); n != 29 || len(letters) != 1 || letters["0/13"]["millrace.class"] != "bug" {
+			t.Errorf("%d records are stored, dead letters %v", n, letters)
+		}
+		if n := m.metric("sink_panics_total"); n < 4 {
+			t.Errorf("%v panics counted, want those of the batch and of the record alone", n)
+		}
+	})
+}
