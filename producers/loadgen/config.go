@@ -18,7 +18,7 @@ type Config struct {
 	Journal string        `yaml:"journal"` // file for intents and outcomes; none if empty
 	Plain   bool          `yaml:"plain"`   // plain logs of Size bytes for benchmarks, without hashes
 	Size    int           `yaml:"size"`    // bytes of a plain log on the wire
-	Drain   time.Duration `yaml:"drain"`   // how long the end waits for outcomes
+	Drain   time.Duration `yaml:"drain"`   // how long the end waits for outcomes; after an interrupt at most 10 s
 }
 
 // Default sends 100 records of all built-in types a second.

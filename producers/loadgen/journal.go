@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 )
 
@@ -30,12 +32,15 @@ type Entry struct {
 }
 
 // journal appends entries to a file. Intents are in the file, if not on the disk, before the record is sent, so that
-// they outlive kill -9.
+// they outlive kill -9. Each record's last line is its outcome: the end writes Unknown for those that have none.
 type journal struct {
-	mu  sync.Mutex
-	f   *os.File
-	w   *bufio.Writer
-	err error // the first
+	mu     sync.Mutex
+	f      *os.File
+	w      *bufio.Writer
+	open   map[int64]Entry // intents without an outcome, by sequence number
+	err    error           // the first
+	told   bool            // err was returned
+	closed bool
 }
 
 func openJournal(path string) (*journal, error) {
@@ -43,41 +48,73 @@ func openJournal(path string) (*journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening journal: %w", err)
 	}
-	return &journal{f: f, w: bufio.NewWriterSize(f, 1<<16)}, nil
+	return &journal{f: f, w: bufio.NewWriterSize(f, 1<<16), open: map[int64]Entry{}}, nil
 }
 
-func (j *journal) write(e *Entry, through bool) error {
+// intent writes that a record is about to be sent.
+func (j *journal) intent(e Entry) error {
 	if j == nil {
 		return nil
 	}
-	line, err := json.Marshal(e)
-	if err != nil {
-		return fmt.Errorf("encoding journal entry: %w", err)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	e.Outcome = Intent
+	j.write(&e)
+	if j.err == nil {
+		j.err = j.w.Flush()
+	}
+	j.open[e.Seq] = e
+	return j.tell()
+}
+
+// outcome writes what became of a record. What comes after the end changes nothing: the last word is there already.
+// An error is for the next intent, or the end, to tell.
+func (j *journal) outcome(e *Entry) {
+	if j == nil {
+		return
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.err == nil {
-		_, j.err = j.w.Write(append(line, '\n'))
+	if j.closed {
+		return
 	}
-	if j.err == nil && through {
-		j.err = j.w.Flush()
-	}
-	return j.failed()
+	delete(j.open, e.Seq)
+	j.write(e)
 }
 
-func (j *journal) failed() error {
+func (j *journal) write(e *Entry) {
 	if j.err != nil {
-		return fmt.Errorf("writing journal: %w", j.err)
+		return
 	}
-	return nil
+	line, err := json.Marshal(e)
+	if err == nil {
+		_, err = j.w.Write(append(line, '\n'))
+	}
+	j.err = err
 }
 
+// tell gives the first error, once.
+func (j *journal) tell() error {
+	if j.err == nil || j.told {
+		return nil
+	}
+	j.told = true
+	return fmt.Errorf("writing journal: %w", j.err)
+}
+
+// close writes the records without an outcome as unknown, in their order, and closes the file.
 func (j *journal) close() error {
 	if j == nil {
 		return nil
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.closed = true
+	for _, seq := range slices.Sorted(maps.Keys(j.open)) {
+		e := j.open[seq]
+		e.Outcome = Unknown
+		j.write(&e)
+	}
 	if j.err == nil {
 		j.err = j.w.Flush()
 	}
@@ -87,7 +124,7 @@ func (j *journal) close() error {
 	if err := j.f.Close(); j.err == nil {
 		j.err = err
 	}
-	return j.failed()
+	return j.tell()
 }
 
 // ReadJournal gives each record's last entry, in the order in which the records were sent. Records that have only an

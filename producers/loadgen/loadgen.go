@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -35,7 +34,6 @@ type Publisher interface {
 type Generator struct {
 	cfg     Config
 	pub     Publisher
-	log     *slog.Logger
 	metrics *metrics
 	out     io.Writer
 	now     func() time.Time
@@ -60,7 +58,7 @@ func New(cfg Config, pub Publisher, tel telemetry.Set, out io.Writer) (*Generato
 		cfg.Types = []string{"log"}
 	}
 	return &Generator{
-		cfg: cfg, pub: pub, log: tel.With("loadgen").Log, metrics: m, out: out, now: time.Now,
+		cfg: cfg, pub: pub, metrics: m, out: out, now: time.Now,
 		plans: map[*schema.Type]*plan{},
 	}, nil
 }
@@ -72,6 +70,10 @@ type Report struct {
 	Elapsed                   time.Duration
 	P50, P95, P99, P999, Max  time.Duration // from Produce to Kafka's acknowledgement
 }
+
+// interrupted bounds the wait for outcomes after an interrupt: somebody waits for the end. A broker that is there
+// answers in less.
+const interrupted = 10 * time.Second
 
 // Run sends until the count is reached or ctx ends, waits for the outcomes and prints the summary. It is an error if
 // any record was not acknowledged.
@@ -86,7 +88,11 @@ func (g *Generator) Run(ctx context.Context) (err error) {
 	if err := g.send(ctx); err != nil && ctx.Err() == nil {
 		return err
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.cfg.Drain)
+	wait := g.cfg.Drain
+	if ctx.Err() != nil {
+		wait = min(wait, interrupted)
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
 	defer cancel()
 	flushed := g.pub.Flush(drain)
 	r := g.report(g.now().Sub(start))
@@ -146,7 +152,7 @@ func (g *Generator) one(ctx context.Context, typeName string, seq int64, rnd *ra
 	if g.cfg.Spread > 0 {
 		at = at.Add(-time.Duration(rnd.Int64N(int64(g.cfg.Spread))))
 	}
-	entry := Entry{Type: typeName, Source: g.cfg.Source, Seq: seq, TimeUS: at.UnixMicro(), Outcome: Intent}
+	entry := Entry{Type: typeName, Source: g.cfg.Source, Seq: seq, TimeUS: at.UnixMicro()}
 	values := enc.Defaults()
 	if g.cfg.Plain {
 		entry.ID = p.plain(values, &g.cfg, seq, at, rnd)
@@ -157,7 +163,7 @@ func (g *Generator) one(ctx context.Context, typeName string, seq int64, rnd *ra
 	if err != nil {
 		return fmt.Errorf("encoding record %d of %s: %w", seq, typeName, err)
 	}
-	if err := g.journal.write(&entry, true); err != nil {
+	if err := g.journal.intent(entry); err != nil {
 		return err
 	}
 	size := int64(len(r.Key) + len(r.Value))
@@ -169,9 +175,7 @@ func (g *Generator) one(ctx context.Context, typeName string, seq int64, rnd *ra
 		return nil
 	}
 	entry.Outcome = Failed // it was not taken
-	if err := g.journal.write(&entry, false); err != nil {
-		return err
-	}
+	g.journal.outcome(&entry)
 	if !errors.Is(err, client.ErrFull) {
 		return fmt.Errorf("producing: %w", err)
 	}
@@ -197,9 +201,7 @@ func (g *Generator) done(e Entry, handed time.Time, err error) {
 		e.Outcome = Unknown
 	}
 	g.metrics.records.WithLabelValues(e.Outcome).Inc()
-	if err := g.journal.write(&e, false); err != nil {
-		g.log.Error("journal", "err", err)
-	}
+	g.journal.outcome(&e)
 }
 
 // Report gives what the run came to so far.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -14,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -225,6 +228,89 @@ func TestOutcomesAreTold(t *testing.T) {
 	}
 	if want := "ok failed unknown failed ok"; strings.Join(got, " ") != want {
 		t.Errorf("journal says %v, want %s", got, want)
+	}
+}
+
+// gone is a publisher whose broker never answers; its callbacks come when the test calls them.
+type gone struct {
+	*codec.Codec
+	late []func(error)
+}
+
+func (p *gone) Produce(_ context.Context, _ *kgo.Record, done func(error)) error {
+	p.late = append(p.late, done)
+	return nil
+}
+
+func (*gone) Flush(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestLastWordOfEachRecord: a broker is gone, the run is interrupted, and its client calls back when it is closed, after
+// the run has ended.
+func TestLastWordOfEachRecord(t *testing.T) {
+	_, c := world(t)
+	for _, name := range Default().Types {
+		if _, err := c.Encoder(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "journal")
+	var logged, out bytes.Buffer
+	synctest.Test(t, func(t *testing.T) {
+		p := &gone{Codec: c}
+		cfg := Default()
+		cfg.Rate, cfg.Journal = 10, path
+		tel := telemetry.New(&logged, "text", slog.LevelInfo, prometheus.NewRegistry())
+		g, err := New(cfg, p, tel, &out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		began := time.Now()
+		if err := g.Run(ctx); err == nil {
+			t.Error("no error although nothing is known")
+		}
+		if took := time.Since(began); took > 21*time.Second {
+			t.Errorf("the interrupt took %v to end", took-10*time.Second)
+		}
+		for _, done := range p.late {
+			done(errors.New("client closed"))
+		}
+	})
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	intents, unknown := strings.Count(string(data), `"intent"`), strings.Count(string(data), `"unknown"`)
+	if intents < 99 || unknown != intents || strings.Count(string(data), "\n") != 2*intents {
+		t.Errorf("%d intents, %d unknown in\n%.2000s", intents, unknown, data)
+	}
+	if want := fmt.Sprintf("ok 0, failed 0, unknown %d", intents); !strings.Contains(out.String(), want) {
+		t.Errorf("%s, want %s", out.String(), want)
+	}
+	if logged.Len() > 0 {
+		t.Errorf("logged %.2000s", logged.String())
+	}
+}
+
+// TestJournalErrorIsToldOnce: the disk is full, for instance.
+func TestJournalErrorIsToldOnce(t *testing.T) {
+	j, err := openJournal(filepath.Join(t.TempDir(), "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.intent(Entry{Seq: 1}); err == nil || !strings.Contains(err.Error(), "writing journal: ") {
+		t.Errorf("the first: %v", err)
+	}
+	j.outcome(&Entry{Seq: 1, Outcome: OK})
+	if err := errors.Join(j.intent(Entry{Seq: 2}), j.close()); err != nil {
+		t.Errorf("told again: %v", err)
 	}
 }
 
