@@ -27,12 +27,26 @@ const (
 	maxTries   = 5
 )
 
+const byteOrderMark = "\xef\xbb\xbf"
+
 // Sender publishes to one gateway.
 type Sender struct {
 	URL    string // of the gateway: http://127.0.0.1:9470
 	Tenant string // sent as X-Millrace-Tenant where set
 	HTTP   *http.Client
 	Errors io.Writer // one line for each record that was not published
+}
+
+// CheckURL says what is wrong with a gateway's address. A command asks it before it reads any input.
+func CheckURL(address string) error {
+	u, err := url.Parse(address)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Hostname() == "":
+		return fmt.Errorf("%q is not the address of a gateway: give http://host:port or https://host:port", address)
+	case u.RawQuery != "" || u.Fragment != "":
+		return fmt.Errorf("%q has a query or a fragment: give http://host:port, with a path where the gateway is behind one", address)
+	}
+	return nil
 }
 
 // Result counts lines of input that held a record.
@@ -46,8 +60,15 @@ type Result struct {
 // was not sent; refused records alone are no error.
 func (s *Sender) Send(ctx context.Context, typeName string, in io.Reader) (Result, error) {
 	var res Result
+	if err := CheckURL(s.URL); err != nil {
+		return res, err
+	}
 	c := chunk{}
 	lines := bufio.NewReaderSize(in, 64<<10)
+	// Some editors put a byte order mark before UTF-8. It means nothing.
+	if b, _ := lines.Peek(len(byteOrderMark)); string(b) == byteOrderMark { // an error comes again with the next read
+		_, _ = lines.Discard(len(b)) // it is buffered
+	}
 	for n := 1; ; n++ {
 		line, err := readLine(lines)
 		if err != nil && !errors.Is(err, io.EOF) {

@@ -116,3 +116,43 @@ func TestSendStopsWhenNothingIsKnown(t *testing.T) {
 	f(reply(404, `{"title":"Not Found","detail":"no type lgo"}`), "no type lgo")
 	f(reply(202, `{`), "")
 }
+
+func TestAddressIsCheckedBeforeAnythingIsRead(t *testing.T) {
+	f := func(address string, ok bool) {
+		t.Helper()
+		if err := send.CheckURL(address); (err == nil) != ok {
+			t.Errorf("%q: %v", address, err)
+		}
+		var calls []string
+		in := strings.NewReader("{}\n")
+		s := send.Sender{URL: address, Errors: io.Discard, HTTP: fakeGateway(func(int, string) *httptest.ResponseRecorder {
+			return reply(202, `{}`)
+		}).client(&calls)}
+		res, err := s.Send(t.Context(), "log", in)
+		if (err == nil) != ok || !ok && (in.Len() != 3 || len(calls) != 0 || res != send.Result{}) {
+			t.Errorf("%q: %+v, %v, %d bytes left, %d requests", address, res, err, in.Len(), len(calls))
+		}
+	}
+	f("http://127.0.0.1:9470", true)
+	f("https://gateway.example/millrace/", true)
+	f("http://[::1]:9470", true)
+	f("127.0.0.1:9470", false)
+	f("localhost:9470", false)
+	f("gateway", false)
+	f("", false)
+	f("http://", false)
+	f("http://:9470", false)
+	f("ftp://gateway", false)
+	f("http://gateway?x=1", false)
+}
+
+func TestByteOrderMarkIsSkipped(t *testing.T) {
+	var calls []string
+	s := send.Sender{URL: "http://gw", Errors: io.Discard, HTTP: fakeGateway(func(int, string) *httptest.ResponseRecorder {
+		return reply(202, `{}`)
+	}).client(&calls)}
+	res, err := s.Send(t.Context(), "log", strings.NewReader("\xef\xbb\xbf{\"a\":1}\n"))
+	if err != nil || res.Published != 1 || calls[0] != "/v1/events/log {\"a\":1}\n" {
+		t.Errorf("%+v, %v, %q", res, err, calls)
+	}
+}
