@@ -9,7 +9,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"log/slog"
 	"os"
 	"time"
 
@@ -64,7 +63,7 @@ func (c Config) Opts(tel telemetry.Set) ([]kgo.Opt, error) {
 		kgo.BrokerMaxReadBytes(brokerMaxReadBytes),
 		kgo.MaxDecompressBatchBytes(maxDecompressBatch),
 		kgo.DisableClientMetrics(), // nothing is pushed to brokers unasked
-		kgo.WithLogger(logger{tel.Log}),
+		kgo.WithLogger(newLogger(tel.Log)),
 		kgo.WithHooks(newClientMetrics(tel.Metrics)),
 	}
 	if c.TLS.used() {
@@ -134,17 +133,4 @@ func (t TLS) config() (*tls.Config, error) {
 		}
 	}
 	return conf, nil
-}
-
-// logger passes the client's warnings and errors on; its other levels tell every request.
-type logger struct{ log *slog.Logger }
-
-func (logger) Level() kgo.LogLevel { return kgo.LogLevelWarn }
-
-func (l logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
-	if level == kgo.LogLevelError {
-		l.log.Error("Kafka client", append([]any{"event", msg}, keyvals...)...)
-		return
-	}
-	l.log.Warn("Kafka client", append([]any{"event", msg}, keyvals...)...)
 }
