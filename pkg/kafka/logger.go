@@ -44,15 +44,16 @@ func (l *logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
 
 // isNew says whether this was not said lately of the same broker with the same error.
 func (l *logger) isNew(msg string, keyvals []any, now time.Time) bool {
-	state := msg
+	parts := []string{msg}
 	for i := 0; i+1 < len(keyvals); i += 2 {
 		switch keyvals[i] {
 		case "broker", "group":
-			state += fmt.Sprint("|", keyvals[i+1])
+			parts = append(parts, fmt.Sprint(keyvals[i+1]))
 		case "err": // without its ports and offsets, which are others each time
-			state += "|" + strings.Map(withoutDigits, fmt.Sprint(keyvals[i+1]))
+			parts = append(parts, strings.Map(withoutDigits, fmt.Sprint(keyvals[i+1])))
 		}
 	}
+	state := strings.Join(parts, "|")
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	last, known := l.seen[state]
