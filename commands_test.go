@@ -44,6 +44,7 @@ func TestExitCodes(t *testing.T) {
 	f(exitUsage, "--type", "dev", "--data", filepath.Join(t.TempDir(), "d"), "--listen", "127.0.0.1:0", "--type", bad+".missing")
 	f(exitFailure, "is no data directory of millrace dev", "sql", "--data", t.TempDir(), "select 1")
 	f(exitFailure, "no such file", "check", "--config", bad+".missing")
+	f(exitUsage, "127.0.0.1:9470", "send", "log", bad, "--addr", "127.0.0.1:9470")
 	f(exitFailure, "is it running?", "send", "log", bad, "--addr", "http://127.0.0.1:1")
 }
 

@@ -53,7 +53,7 @@ func (c *loadgenCmd) Run(ctx context.Context, e *env) error {
 	defer done()
 	return app.Run(ctx,
 		app.Part{Name: "registry", Run: s.codec.Run},
-		app.Part{Name: "kafka producer", Run: s.runClient},
+		app.Part{Name: "kafka producer", Run: s.runClient(time.Second)}, // the generator has waited for its records
 		app.Part{Name: "loadgen", Run: func(ctx context.Context) error {
 			defer done()
 			return g.Run(ctx)

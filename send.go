@@ -48,6 +48,9 @@ func (c *sendCmd) Run(ctx context.Context, e *env) error {
 		}
 		addr = "http://" + cfg.HTTP.Listen
 	}
+	if err := send.CheckURL(addr); err != nil {
+		return usageError{err}
+	}
 	s := send.Sender{URL: addr, Tenant: c.Tenant, HTTP: &http.Client{Timeout: c.Timeout}, Errors: e.stderr}
 	res, err := s.Send(ctx, c.Type, in)
 	fmt.Fprintf(e.stderr, "%d published, %d refused, %d unknown\n", res.Published, res.Refused, res.Unknown)

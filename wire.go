@@ -151,22 +151,24 @@ func (s *system) parts() []app.Part {
 	parts = append(parts, app.Part{Name: "http", Run: s.http.Run}, app.Part{Name: "registry", Run: s.codec.Run})
 	parts = append(parts, s.sinks...)
 	if s.client != nil {
-		parts = append(parts, app.Part{Name: "kafka producer", Run: s.runClient})
+		parts = append(parts, app.Part{Name: "kafka producer", Run: s.runClient(s.cfg.Stream.Drain)})
 	}
 	return append(parts, s.producers...)
 }
 
 // runClient closes the client after the producers have stopped: what they handed over is acknowledged, or said to be
 // lost.
-func (s *system) runClient(ctx context.Context) error {
-	<-ctx.Done()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Stream.Drain)
-	defer cancel()
-	report, err := s.client.Close(ctx)
-	if err != nil {
-		return fmt.Errorf("flushing what was published (%+v): %w", report, err)
+func (s *system) runClient(drain time.Duration) func(context.Context) error {
+	return func(ctx context.Context) error {
+		<-ctx.Done()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+		defer cancel()
+		report, err := s.client.Close(ctx)
+		if err != nil {
+			return fmt.Errorf("flushing what was published (%+v): %w", report, err)
+		}
+		return nil
 	}
-	return nil
 }
 
 func addCassandra(s *system) error {
