@@ -163,3 +163,33 @@ func TestPanicInAScatteredRequest(t *testing.T) {
 		}
 	})
 }
+
+// What the destination names in a part is counted from the batch's start, and the next batch comes after the last part.
+func TestRefusalsAndOrderInASplitBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 30)
+		w.sink.set(func(s *memSink) {
+			s.fail = func(b Batch) error {
+				if i := int(8 - b.First); i >= 0 && i < len(b.Records) {
+					return &PartialError{Failed: map[int]error{i: errors.New("refused")}}
+				}
+				return nil
+			}
+		})
+		writes, last := 0, int64(0)
+		bad := w.badAt(&writes, func() error { return ErrBatch }, func(n int) bool { return n == 2 })
+		m := w.join(sinkFunc(func(ctx context.Context, b Batch, done func(error)) error {
+			if b.First < 10 && last >= 10 {
+				t.Errorf("the part at %d comes after the batch at %d", b.First, last)
+			}
+			last = max(last, b.First)
+			return bad.Write(ctx, b, done)
+		}))
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		w.stop(m)
+		if letters := w.letters(); len(letters) != 2 || letters["0/2"] == nil || letters["0/8"] == nil {
+			t.Errorf("dead letters %v, want those of 0/2 and 0/8", letters)
+		}
+	})
+}
