@@ -90,7 +90,8 @@ func (p *printer) print() error {
 // rate gives records per second over the window, or over what there is of it.
 func (p *printer) rate(r Row, now time.Time) float64 {
 	key := r.Destination + "/" + r.Topic
-	samples := append(p.seen[key], sample{now, r.Applied})
+	samples := p.seen[key]
+	samples = append(samples, sample{now, r.Applied})
 	for len(samples) > 2 && now.Sub(samples[1].at) >= window {
 		samples = samples[1:]
 	}
