@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // boom is a sink's bug.
@@ -184,6 +185,7 @@ func TestRefusalsAndOrderInASplitBatch(t *testing.T) {
 				t.Errorf("the part at %d comes after the batch at %d", b.First, last)
 			}
 			last = max(last, b.First)
+			time.Sleep(time.Millisecond) // virtual; long enough for another batch to slip in
 			return bad.Write(ctx, b, done)
 		}))
 		w.until("the lag is 0", func() bool { return w.lag() == 0 })
