@@ -207,6 +207,9 @@ func (w *write) exec(ctx context.Context, rows []row) error {
 	}
 	s.m.duration.Observe(time.Since(start).Seconds())
 	if err != nil {
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) { // the driver says only that the context ended
+			err = fmt.Errorf("%w (%w)", err, cause)
+		}
 		s.m.errors.WithLabelValues(kindOf(err)).Inc()
 	}
 	return err
