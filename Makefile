@@ -48,7 +48,7 @@ race: ## the tests under the race detector, but for those that link DuckDB: it w
 	$(GOTEST) -race $$(go list -tags $(TAGS) ./... | grep -v -e '/millrace$$' -e /consumers/lake -e /pkg/devstore -e /pkg/lakesql -e /deploy/)
 
 ci: test race ## what CI runs: make test, the race detector, the README's commands as written, a smoke of the benchmark
-	@deploy/e2e/readme.sh README.md
+	@trap 'deploy/local/stack.sh down' EXIT; deploy/e2e/readme.sh README.md
 	@$(MAKE) bench BENCH='-count 20000 -rounds 1'
 
 bench: build ## throughput and CPU per record on the real Kafka, as a table and as .stack/bench.json
