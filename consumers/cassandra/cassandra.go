@@ -56,11 +56,15 @@ func New(cfg Config, types *schema.Set, tel telemetry.Set) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	m, err := newMetrics(tel.Metrics)
+	if err != nil {
+		return nil, err
+	}
 	return &Store{
 		cfg:    cfg,
 		types:  types,
 		log:    tel.Log,
-		m:      newMetrics(tel.Metrics),
+		m:      m,
 		data:   &connector{cfg: cfg, keyspace: cfg.Keyspace, log: tel.Log},
 		admin:  &connector{cfg: cfg, log: tel.Log},
 		slots:  make(chan struct{}, cfg.InFlight),

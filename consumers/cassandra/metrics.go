@@ -1,6 +1,10 @@
 package cassandra
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/pkg/telemetry"
+)
 
 type metrics struct {
 	rows      *prometheus.CounterVec // by type
@@ -13,7 +17,7 @@ type metrics struct {
 	inFlight  prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer) *metrics {
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "millrace_cassandra_" + name, Help: help}, labels)
 	}
@@ -33,6 +37,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "millrace_cassandra_requests_in_flight", Help: "Write requests that are under way.",
 		}),
 	}
-	reg.MustRegister(m.rows, m.expired, m.refused, m.evolved, m.oversized, m.errors, m.duration, m.inFlight)
-	return m
+	return m, telemetry.Register(reg, "cassandra",
+		m.rows, m.expired, m.refused, m.evolved, m.oversized, m.errors, m.duration, m.inFlight)
 }

@@ -59,12 +59,16 @@ func New(cfg Config, types *schema.Set, tel telemetry.Set) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	m, err := newMetrics(tel.Metrics)
+	if err != nil {
+		return nil, err
+	}
 	return &Store{
 		cfg:    cfg,
 		types:  types,
 		client: c,
 		log:    tel.Log,
-		m:      newMetrics(tel.Metrics),
+		m:      m,
 		slots:  make(chan struct{}, cfg.InFlight),
 		known:  known{lock: make(chan struct{}, 1)},
 		Now:    time.Now,

@@ -1,6 +1,10 @@
 package elasticsearch
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/pkg/telemetry"
+)
 
 type metrics struct {
 	documents  *prometheus.CounterVec // by type
@@ -16,7 +20,7 @@ type metrics struct {
 	inFlight   prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer) *metrics {
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "millrace_elasticsearch_" + name, Help: help}, labels)
 	}
@@ -41,7 +45,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "millrace_elasticsearch_requests_in_flight", Help: "Bulk requests that are under way.",
 		}),
 	}
-	reg.MustRegister(m.documents, m.duplicates, m.expired, m.refused, m.retried, m.evolved, m.deleted, m.errors,
+	return m, telemetry.Register(reg, "elasticsearch",
+		m.documents, m.duplicates, m.expired, m.refused, m.retried, m.evolved, m.deleted, m.errors,
 		m.duration, m.bytes, m.inFlight)
-	return m
 }

@@ -49,8 +49,12 @@ func New(cfg Config, types *schema.Set, kafka []kgo.Opt, tel telemetry.Set) (*Si
 	if err != nil {
 		return nil, err
 	}
+	m, err := newMetrics(tel.Metrics)
+	if err != nil {
+		return nil, err
+	}
 	return &Sink{
-		cfg: cfg, types: types, tel: tel.With("lake"), metrics: newMetrics(tel.Metrics), lake: l,
+		cfg: cfg, types: types, tel: tel.With("lake"), metrics: m, lake: l,
 		sources: &sources{opts: kafka}, wake: make(chan struct{}, 1), tables: map[string]*committer{},
 	}, nil
 }

@@ -2,7 +2,8 @@ package lake
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/millrace/millrace/pkg/telemetry"
 )
 
 type metrics struct {
@@ -13,15 +14,14 @@ type metrics struct {
 	seconds            *prometheus.HistogramVec
 }
 
-func newMetrics(reg prometheus.Registerer) *metrics {
-	f := promauto.With(reg)
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	counter := func(name, help string) *prometheus.CounterVec {
-		return f.NewCounterVec(prometheus.CounterOpts{Name: "millrace_lake_" + name, Help: help}, []string{"table"})
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "millrace_lake_" + name, Help: help}, []string{"table"})
 	}
 	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
-		return f.NewGaugeVec(prometheus.GaugeOpts{Name: "millrace_lake_" + name, Help: help}, append([]string{"table"}, labels...))
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "millrace_lake_" + name, Help: help}, append([]string{"table"}, labels...))
 	}
-	return &metrics{
+	m := &metrics{
 		rows:         counter("rows_total", "Rows committed."),
 		files:        counter("files_total", "Data files committed."),
 		bytes:        counter("file_bytes_total", "Bytes of the data files committed."),
@@ -32,9 +32,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		held:         gauge("held_bytes", "Memory of the rows that are in no file yet."),
 		validThrough: gauge("valid_through_timestamp_seconds", "Append time up to which the table is complete, in seconds since 1970."),
 		stopped:      gauge("stopped", "1 for a partition that waits for an operator's decision.", "partition", "reason"),
-		seconds: f.NewHistogramVec(prometheus.HistogramOpts{
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "millrace_lake_commit_duration_seconds", Help: "How long commits take, from closing the files to the catalog's answer.",
 			Buckets: prometheus.ExponentialBuckets(0.01, 2, 14),
 		}, []string{"table"}),
 	}
+	return m, telemetry.Register(reg, "lake", m.rows, m.files, m.bytes, m.commits, m.conflicts, m.failures, m.restarts,
+		m.held, m.validThrough, m.stopped, m.seconds)
 }

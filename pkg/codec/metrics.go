@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/pkg/telemetry"
 )
 
 type metrics struct {
@@ -28,22 +30,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}, []string{"type"}),
 	}
 	var errs []error
-	m.calls = register(reg, m.calls, &errs)
-	m.version = register(reg, m.version, &errs)
-	m.refused = register(reg, m.refused, &errs)
+	m.calls = telemetry.Shared(reg, m.calls, &errs)
+	m.version = telemetry.Shared(reg, m.version, &errs)
+	m.refused = telemetry.Shared(reg, m.refused, &errs)
 	return m, errors.Join(errs...)
-}
-
-// register gives the collector that is registered already, if there is one: a process may have several codecs.
-func register[C prometheus.Collector](reg prometheus.Registerer, c C, errs *[]error) C {
-	err := reg.Register(c)
-	if twice, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		if same, ok := twice.ExistingCollector.(C); ok {
-			return same
-		}
-	}
-	if err != nil {
-		*errs = append(*errs, err)
-	}
-	return c
 }

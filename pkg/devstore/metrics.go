@@ -1,9 +1,9 @@
 package devstore
 
 import (
-	"fmt"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/pkg/telemetry"
 )
 
 type metrics struct {
@@ -29,10 +29,5 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.002, 2, 12),
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.rows, m.repeats, m.expired, m.commits} {
-		if err := reg.Register(c); err != nil {
-			return nil, fmt.Errorf("registering devstore metrics: %w", err)
-		}
-	}
-	return m, nil
+	return m, telemetry.Register(reg, "devstore", m.rows, m.repeats, m.expired, m.commits)
 }

@@ -1,9 +1,9 @@
 package httpserver
 
 import (
-	"fmt"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/pkg/telemetry"
 )
 
 type metrics struct {
@@ -29,10 +29,5 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "millrace_http_requests_in_flight", Help: "Requests being answered now.",
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.refused, m.inFlight} {
-		if err := reg.Register(c); err != nil {
-			return nil, fmt.Errorf("registering http metrics: %w", err)
-		}
-	}
-	return m, nil
+	return m, telemetry.Register(reg, "http", m.requests, m.seconds, m.refused, m.inFlight)
 }

@@ -1,9 +1,9 @@
 package gateway
 
 import (
-	"fmt"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/pkg/telemetry"
 )
 
 // What became of a record, as a label.
@@ -44,10 +44,5 @@ func newMetrics(reg prometheus.Registerer, inFlight func() float64) (*metrics, e
 			Name: "millrace_gateway_disconnects_total", Help: "Clients that went away before their answer.",
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.records, m.bytes, m.limited, m.dropped, m.inFlight, m.left} {
-		if err := reg.Register(c); err != nil {
-			return nil, fmt.Errorf("registering gateway metrics: %w", err)
-		}
-	}
-	return m, nil
+	return m, telemetry.Register(reg, "gateway", m.records, m.bytes, m.limited, m.dropped, m.inFlight, m.left)
 }

@@ -1,10 +1,9 @@
 package hostmetrics
 
 import (
-	"errors"
-	"fmt"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/pkg/telemetry"
 )
 
 type metrics struct {
@@ -35,13 +34,5 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "millrace_hostmetrics_spool_bytes", Help: "Size of the spool.",
 		}),
 	}
-	var errs []error
-	for _, c := range []prometheus.Collector{
-		m.records, m.published, m.refused, m.dropped, m.retries, m.spoolErrors, m.failures, m.waiting, m.waitingBytes,
-	} {
-		if err := reg.Register(c); err != nil {
-			errs = append(errs, fmt.Errorf("registering metric: %w", err))
-		}
-	}
-	return m, errors.Join(errs...)
+	return m, telemetry.Register(reg, "hostmetrics", m.records, m.published, m.refused, m.dropped, m.retries, m.spoolErrors, m.failures, m.waiting, m.waitingBytes)
 }

@@ -1,6 +1,10 @@
 package loadgen
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/pkg/telemetry"
+)
 
 type metrics struct {
 	records *prometheus.CounterVec
@@ -19,8 +23,5 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
 		}),
 	}
-	if err := reg.Register(m.records); err != nil {
-		return nil, err
-	}
-	return m, reg.Register(m.seconds)
+	return m, telemetry.Register(reg, "loadgen", m.records, m.seconds)
 }
