@@ -259,7 +259,7 @@ start_cassandra() {
 }
 
 start_elasticsearch() {
-  run_in_background elasticsearch "$DATA" "$java" "$(mark elasticsearch)" -Xms512m -Xmx512m -XX:MaxDirectMemorySize=256m -XX:+UseSerialGC \
+  run_in_background elasticsearch "$DATA" "$java" "$(mark elasticsearch)" -Xms512m -Xmx768m -XX:MaxDirectMemorySize=256m -XX:+UseSerialGC \
     -Des.distribution.type=tar -Djava.security.manager=allow -Dlog4j2.disable.jmx=true \
     --add-opens=java.base/java.io=ALL-UNNAMED -cp "$1/classes:$1/lib/*" org.elasticsearch.node.LocalNode \
     "$1/home" "$DATA" "$ELASTICSEARCH_PORT" "$ELASTICSEARCH_TRANSPORT_PORT"

@@ -24,6 +24,8 @@ public final class LocalNode {
         .put("transport.port", args[3])
         // A laptop's disk is often fuller than 95 %; indices would turn read-only under the tests.
         .put("cluster.routing.allocation.disk.threshold_enabled", false)
+        // The serial collector leaves garbage until the heap is full: counted as in use, it would refuse requests (429).
+        .put("indices.breaker.total.use_real_memory", false)
         .put("action.destructive_requires_name", false) // tests delete theirs by pattern
         .build();
     LogConfigurator.registerErrorListener();
