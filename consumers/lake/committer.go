@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/millrace/millrace/pkg/failpoint"
 	"github.com/millrace/millrace/pkg/lake"
 	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/stream"
@@ -333,6 +334,7 @@ func (c *committer) committed(ctx context.Context, h *held, took time.Duration) 
 	if at := c.table.ValidThrough(); !at.IsZero() {
 		m.validThrough.WithLabelValues(c.name).Set(float64(at.UnixMicro()) / 1e6)
 	}
+	failpoint.Hit("lake.before_group_commit")
 	for _, p := range dones {
 		p.done(nil)
 	}

@@ -15,6 +15,8 @@ import (
 	"github.com/apache/iceberg-go"
 	"github.com/apache/iceberg-go/table"
 	"github.com/google/uuid"
+
+	"github.com/millrace/millrace/pkg/failpoint"
 )
 
 // ErrReseek says that a partition of a commit no longer starts where the commit does: someone else has advanced it.
@@ -93,9 +95,11 @@ func (t *Table) attempt(ctx context.Context, c *Commit) (done bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("staging commit: %w", err)
 	}
+	failpoint.Hit("lake.before_commit")
 	ice, err := tx.Commit(ctx)
 	switch {
 	case err == nil:
+		failpoint.Hit("lake.after_commit")
 		return true, t.set(ice)
 	case isConflict(err):
 		c.Conflicts++

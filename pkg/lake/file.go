@@ -15,6 +15,7 @@ import (
 	"github.com/parquet-go/parquet-go/format"
 
 	"github.com/millrace/millrace/pkg/codec"
+	"github.com/millrace/millrace/pkg/failpoint"
 	"github.com/millrace/millrace/pkg/schema"
 )
 
@@ -85,6 +86,7 @@ func (f *fileWriter) writeGroup(rows []row) error {
 		return fmt.Errorf("writing row group of %s: %w", f.path, err)
 	}
 	f.rows += int64(len(rows))
+	failpoint.Hit("lake.row_group")
 	return nil
 }
 
@@ -199,6 +201,7 @@ func (f *fileWriter) appendPairs(lf leaf, r *row, from int) {
 func (f *fileWriter) close() error {
 	err := f.w.Close()
 	if err == nil {
+		failpoint.Hit("lake.footer") // all but the last of it is in the file
 		err = f.buf.Flush()
 	}
 	if s, ok := f.out.(interface{ Sync() error }); ok && err == nil {
@@ -210,6 +213,7 @@ func (f *fileWriter) close() error {
 	if err != nil {
 		return fmt.Errorf("closing data file %s: %w", f.path, err)
 	}
+	failpoint.Hit("lake.close")
 	return nil
 }
 
