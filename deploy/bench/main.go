@@ -1,5 +1,6 @@
 // Command bench measures what moving logs costs on the real Kafka, per stage: a bare franz-go consume loop, which is the
-// ceiling, the same with decoding, and Kafka to each destination.
+// ceiling, the same with decoding, and Kafka to each destination. Beside a destination's row stands a bare loop that does
+// the same writes by hand, straight on the clients' libraries: the limit that the row is held against.
 //
 // It fills a topic of 6 partitions with logs of about 300 bytes, then runs each row in a process of its own, so that CPU
 // can be counted per row, and prints a table and writes it as JSON. `make bench` runs it.
@@ -20,7 +21,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 )
 
@@ -35,31 +35,13 @@ func main() {
 }
 
 type options struct {
-	count  int
-	rounds int
-	out    string
-	row    string // set in the processes that measure one
-	run    string // what this run's topics, tables and indices are named by
-}
-
-// result is what one row says of itself.
-type result struct {
-	Row           string  `json:"row"`
-	Records       int     `json:"records"`
-	Seconds       float64 `json:"seconds"`
-	PerSecond     float64 `json:"records_per_second"`
-	CPUPerMillion float64 `json:"cpu_seconds_per_million"`
-	PeakBytes     int64   `json:"peak_resident_bytes"`
-}
-
-// report is what is written as JSON.
-type report struct {
-	Time        time.Time `json:"time"`
-	Go          string    `json:"go"`
-	CPUs        int       `json:"cpus"`
-	RecordBytes int       `json:"record_bytes"` // on the wire, uncompressed
-	Rounds      int       `json:"rounds"`       // the median of each row is shown
-	Rows        []result  `json:"rows"`
+	count   int
+	rounds  int
+	out     string
+	rows    string // names, separated by commas; empty is all
+	profile string // folder
+	row     string // set in the processes that measure one
+	run     string // what this run's topics, tables and indices are named by
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
@@ -68,6 +50,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags.IntVar(&o.count, "count", 1_000_000, "records per row")
 	flags.IntVar(&o.rounds, "rounds", 3, "how often each row is measured; the median by records/s is shown")
 	flags.StringVar(&o.out, "out", "", "file for the results as JSON")
+	flags.StringVar(&o.rows, "rows", "", "only these rows, separated by commas: "+strings.Join(names(rows()), ","))
+	flags.StringVar(&o.profile, "profile", "", "folder for a CPU profile of each row and round")
 	flags.StringVar(&o.row, "row", "", "measure this row only, in this process (used by bench itself)")
 	flags.StringVar(&o.run, "run", "", "name of the run (used by bench itself)")
 	if err := flags.Parse(args); err != nil {
@@ -83,8 +67,18 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 }
 
 // all fills the topic and runs every row in processes of its own, round by round, so that a slow minute of the machine
-// does not hit one row only.
+// does not hit one row only. Every other round goes backwards: what a row leaves behind on the servers, such as indices
+// that are still being merged, is not always there for the same one.
 func all(ctx context.Context, o options, stdout io.Writer) (err error) {
+	chosen, err := choose(o.rows)
+	if err != nil {
+		return err
+	}
+	if o.profile != "" {
+		if err := os.MkdirAll(o.profile, 0o755); err != nil { //nolint:gosec // profiles are for everybody
+			return err
+		}
+	}
 	o.run = fmt.Sprintf("bench%x", time.Now().UnixNano())
 	b, err := newBench(o.run)
 	if err != nil {
@@ -101,32 +95,48 @@ func all(ctx context.Context, o options, stdout io.Writer) (err error) {
 	}
 	measured := map[string][]result{}
 	for round := range o.rounds {
-		for _, row := range rows() {
-			fmt.Fprintf(os.Stderr, "bench: round %d of %d: %s\n", round+1, o.rounds, row.title)
+		order := slices.Clone(chosen)
+		if round%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, row := range order {
+			fmt.Fprintf(os.Stderr, "bench: round %d of %d: %s", round+1, o.rounds, row.title)
 			r, err := child(ctx, o, row.name, round)
 			if err != nil {
 				return fmt.Errorf("row %q: %w", row.title, err)
 			}
+			fmt.Fprintf(os.Stderr, ": %.0f records/s, %.2f CPU-s per million\n", r.PerSecond, r.CPUPerMillion)
 			measured[row.name] = append(measured[row.name], r)
 		}
 	}
-	rep := report{Time: time.Now().UTC(), Go: runtime.Version(), CPUs: runtime.NumCPU(), RecordBytes: size, Rounds: o.rounds}
-	for _, row := range rows() {
-		r := median(measured[row.name])
-		r.Row = row.title
-		rep.Rows = append(rep.Rows, r)
+	rep := report{Time: time.Now().UTC(), Go: runtime.Version(), CPUs: runtime.NumCPU(), Records: o.count, RecordBytes: size, Rounds: o.rounds}
+	for _, row := range chosen {
+		rep.Rows = append(rep.Rows, summarize(row, measured))
 	}
 	return show(stdout, o.out, rep)
 }
 
-func median(rs []result) result {
-	slices.SortFunc(rs, func(a, b result) int {
-		if a.PerSecond < b.PerSecond {
-			return -1
+func names(rows []row) []string {
+	var out []string
+	for _, r := range rows {
+		out = append(out, r.name)
+	}
+	return out
+}
+
+// choose gives the named rows in the table's order.
+func choose(text string) ([]row, error) {
+	all := rows()
+	if text == "" {
+		return all, nil
+	}
+	wanted := strings.Split(text, ",")
+	for _, name := range wanted {
+		if !slices.Contains(names(all), name) {
+			return nil, fmt.Errorf("-rows: there is no row %q among %s", name, strings.Join(names(all), ", "))
 		}
-		return 1
-	})
-	return rs[len(rs)/2]
+	}
+	return slices.DeleteFunc(all, func(r row) bool { return !slices.Contains(wanted, r.name) }), nil
 }
 
 // child measures one row. Each round is a group, a table and an index of its own: nothing is there yet.
@@ -135,7 +145,7 @@ func child(ctx context.Context, o options, row string, round int) (result, error
 	if err != nil {
 		return result{}, err
 	}
-	cmd := exec.CommandContext(ctx, self, "-row", row, "-run", o.run, "-count", strconv.Itoa(o.count), "-rounds", strconv.Itoa(round+1)) //nolint:gosec // itself
+	cmd := exec.CommandContext(ctx, self, "-row", row, "-run", o.run, "-count", strconv.Itoa(o.count), "-rounds", strconv.Itoa(round+1), "-profile", o.profile) //nolint:gosec // itself
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -143,28 +153,6 @@ func child(ctx context.Context, o options, row string, round int) (result, error
 	}
 	var r result
 	return r, json.Unmarshal(out, &r)
-}
-
-func show(stdout io.Writer, path string, rep report) error {
-	ceiling := rep.Rows[0].PerSecond
-	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "row\trecords/s\tof the ceiling\tCPU-s per million\tpeak MiB\t")
-	for _, r := range rep.Rows {
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f %%\t%.2f\t%d\t\n", r.Row, r.PerSecond, 100*r.PerSecond/ceiling, r.CPUPerMillion, r.PeakBytes>>20)
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	fmt.Fprintf(stdout, "%d records of %d bytes, 6 partitions, median of %d rounds, %d CPUs shared with the servers\n",
-		rep.Rows[0].Records, rep.RecordBytes, rep.Rounds, rep.CPUs)
-	if path == "" {
-		return nil
-	}
-	data, err := json.MarshalIndent(rep, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(data, '\n'), 0o644) //nolint:gosec // results are for everybody
 }
 
 // server gives the addresses that the environment names, as for tests.

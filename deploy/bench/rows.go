@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"sync/atomic"
 	"syscall"
@@ -13,8 +16,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/millrace/millrace/consumers/cassandra"
-	"github.com/millrace/millrace/consumers/elasticsearch"
 	"github.com/millrace/millrace/consumers/lake"
 	"github.com/millrace/millrace/pkg/provision"
 	"github.com/millrace/millrace/pkg/stream"
@@ -23,26 +24,33 @@ import (
 // row is one line of the table. Its run ends when count records are through: consumed, decoded, or durable.
 type row struct {
 	name, title string
+	bare        string // name of the row that does the same work by hand, the limit that this one is held against
 	run         func(ctx context.Context, b *bench, count int) error
 }
 
 func rows() []row {
+	return slices.Concat(consumeRows(), cassandraRows(), elasticsearchRows(), lakeRows())
+}
+
+func consumeRows() []row {
 	return []row{
-		{"consume", "franz-go consume", func(ctx context.Context, b *bench, count int) error {
+		{name: ceiling, title: "franz-go consume", run: func(ctx context.Context, b *bench, count int) error {
 			return b.consume(ctx, count, func(*kgo.Record) error { return nil })
 		}},
-		{"decode", "consume and decode", func(ctx context.Context, b *bench, count int) error {
+		{name: "decode", title: "consume and decode", run: func(ctx context.Context, b *bench, count int) error {
 			d := b.codec.Decoder(b.typ.Name)
 			return b.consume(ctx, count, func(r *kgo.Record) error {
 				_, err := d.Decode(ctx, r)
 				return err
 			})
 		}},
-		{"cassandra", "Kafka to Cassandra", cassandraRow},
-		{"elasticsearch", "Kafka to Elasticsearch", elasticsearchRow},
-		{"lake", "Kafka to the lake", lakeRow},
 	}
 }
+
+// ceiling is the name of the row that the others' records/s are shown as a share of.
+const ceiling = "consume"
+
+func lakeRows() []row { return []row{{name: "lake", title: "Kafka to the lake", run: lakeRow}} }
 
 // measure runs one row and prints its result as JSON.
 func measure(ctx context.Context, o options, stdout io.Writer) error {
@@ -51,6 +59,9 @@ func measure(ctx context.Context, o options, stdout io.Writer) error {
 		return err
 	}
 	b.round = o.rounds
+	if o.profile != "" {
+		b.clock.profile = filepath.Join(o.profile, fmt.Sprintf("%s-%d.pprof", o.row, o.rounds))
+	}
 	for _, r := range rows() {
 		if r.name != o.row {
 			continue
@@ -58,22 +69,41 @@ func measure(ctx context.Context, o options, stdout io.Writer) error {
 		if err := r.run(ctx, b, o.count); err != nil {
 			return err
 		}
+		if b.clock.err != nil {
+			return fmt.Errorf("profiling: %w", b.clock.err)
+		}
 		return json.NewEncoder(stdout).Encode(b.result(o.count))
 	}
 	return fmt.Errorf("there is no row %q", o.row)
 }
 
-// clock counts from the moment when there is nothing left to prepare.
+// clock counts from the moment when there is nothing left to prepare, and profiles what it counts.
 type clock struct {
-	wall time.Time
-	cpu  time.Duration
-	took time.Duration
-	used time.Duration
+	profile string // file, or empty
+	file    *os.File
+	err     error // of profiling
+	wall    time.Time
+	cpu     time.Duration
+	took    time.Duration
+	used    time.Duration
 }
 
-func (c *clock) start() { c.wall, c.cpu = time.Now(), cpuTime() }
+func (c *clock) start() {
+	if c.profile != "" {
+		if c.file, c.err = os.Create(c.profile); c.err == nil {
+			c.err = pprof.StartCPUProfile(c.file)
+		}
+	}
+	c.wall, c.cpu = time.Now(), cpuTime()
+}
 
-func (c *clock) stop() { c.took, c.used = time.Since(c.wall), cpuTime()-c.cpu }
+func (c *clock) stop() {
+	c.took, c.used = time.Since(c.wall), cpuTime()-c.cpu
+	if c.file != nil {
+		pprof.StopCPUProfile()
+		c.err = errors.Join(c.err, c.file.Close())
+	}
+}
 
 func usage() (u syscall.Rusage) {
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // fails for a bad argument only
@@ -87,7 +117,7 @@ func cpuTime() time.Duration {
 
 func (b *bench) result(count int) result {
 	return result{
-		Records: count, Seconds: b.clock.took.Seconds(), PerSecond: float64(count) / b.clock.took.Seconds(),
+		Seconds: b.clock.took.Seconds(), PerSecond: float64(count) / b.clock.took.Seconds(),
 		CPUPerMillion: b.clock.used.Seconds() / float64(count) * 1e6, PeakBytes: peakBytes(usage()),
 	}
 }
@@ -195,46 +225,6 @@ func count(ctx context.Context, sink stream.Sink, accepted *atomic.Int64, batch 
 		accepted.Add(int64(len(batch.Records)))
 	}
 	return err
-}
-
-func cassandraRow(ctx context.Context, b *bench, count int) error {
-	store, err := b.cassandra()
-	if err != nil {
-		return err
-	}
-	if err := apply(ctx, store); err != nil {
-		return err
-	}
-	n := new(atomic.Int64)
-	return b.sink(ctx, "cassandra", counted{store, n}, n, store.Run, count)
-}
-
-func (b *bench) cassandra() (*cassandra.Store, error) {
-	hosts, err := server("MILLRACE_CASSANDRA")
-	if err != nil {
-		return nil, err
-	}
-	cfg := cassandra.Default()
-	cfg.Hosts, cfg.Keyspace = hosts, b.keyspace()
-	return cassandra.New(cfg, b.types, b.tel)
-}
-
-func elasticsearchRow(ctx context.Context, b *bench, count int) error {
-	urls, err := server("MILLRACE_ELASTICSEARCH")
-	if err != nil {
-		return err
-	}
-	cfg := elasticsearch.Default()
-	cfg.URLs, cfg.Prefix, cfg.Replicas = urls, b.prefix(), 0
-	store, err := elasticsearch.New(cfg, b.types, b.tel)
-	if err != nil {
-		return err
-	}
-	if err := apply(ctx, store); err != nil {
-		return err
-	}
-	n := new(atomic.Int64)
-	return b.sink(ctx, "elasticsearch", counted{store, n}, n, store.Run, count)
 }
 
 func lakeRow(ctx context.Context, b *bench, count int) error {
