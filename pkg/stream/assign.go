@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/millrace/millrace/pkg/failpoint"
 	"github.com/millrace/millrace/pkg/stream/ledger"
 )
 
@@ -134,6 +135,8 @@ func (c *Consumer) place(k ledger.Key, start, end int64, committed func(int32) (
 	at, ok := committed(k.Partition)
 	switch {
 	case !ok:
+	case failpoint.Broken == failpoint.SilentReset && (at < start || at > end):
+		pos.next, pos.from = end, end
 	case at > end:
 		c.tel.Log.Error("committed offset is beyond the log's end: the topic was made anew or lost records; reading stops",
 			"topic", k.Topic, "partition", k.Partition, "committed", at, "end", end)

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/millrace/millrace/pkg/failpoint"
 	"github.com/millrace/millrace/pkg/stream/ledger"
 )
 
@@ -64,6 +65,7 @@ func (c *Consumer) commitNow(ctx context.Context) error {
 	if len(positions) == 0 {
 		return nil
 	}
+	failpoint.Hit("stream.before_commit")
 	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error { return c.check(req, positions) })
 	var result error
 	c.client.CommitOffsetsSync(ctx, offsets,
@@ -74,7 +76,9 @@ func (c *Consumer) commitNow(ctx context.Context) error {
 			}
 			result = c.commitDone(resp, positions)
 		})
-	if result != nil && !errors.Is(result, errStale) {
+	if result == nil {
+		failpoint.Hit("stream.after_commit")
+	} else if !errors.Is(result, errStale) {
 		c.metrics.commitErrors.Inc()
 	}
 	return result

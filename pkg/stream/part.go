@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/pkg/codec"
+	"github.com/millrace/millrace/pkg/failpoint"
 	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/stream/ledger"
 )
@@ -315,6 +316,9 @@ func (d *decoding) cut(ctx context.Context) {
 	first, ok := d.c.ledger.Fetched(d.claim, b.Next)
 	d.opened = time.Time{}
 	d.heads = append(d.heads, head{next: b.Next, time: b.first})
+	if failpoint.Broken == failpoint.EarlyCommit {
+		d.c.ledger.Done(d.claim, first, b.Next, b.mark)
+	}
 	d.c.mu.Unlock()
 	if !ok {
 		return // the partition was given up
