@@ -10,10 +10,8 @@ package cassandra
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/millrace/millrace/pkg/provision"
@@ -29,9 +27,9 @@ type Store struct {
 	types  *schema.Set
 	log    *slog.Logger
 	m      *metrics
-	data   *connector // in the keyspace, which token-aware routing needs
-	admin  *connector // outside of it, for there may be none yet
-	slots  chan struct{}
+	data   *connector      // in the keyspace, which token-aware routing needs
+	admin  *connector      // outside of it, for there may be none yet
+	limit  *stream.Limiter // of the write requests under way
 	reads  chan struct{}
 	tables tables
 	sizes  sizes
@@ -39,9 +37,7 @@ type Store struct {
 	// Now is the clock that retention goes by. Set it, if at all, before first use.
 	Now func() time.Time
 
-	mu      sync.Mutex
-	closed  bool
-	running sync.WaitGroup // batches under way
+	gate stream.Gate // batches under way
 }
 
 var (
@@ -56,7 +52,8 @@ func New(cfg Config, types *schema.Set, tel telemetry.Set) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(tel.Metrics)
+	limit := stream.NewLimiter(cfg.InFlight)
+	m, err := newMetrics(tel.Metrics, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +64,7 @@ func New(cfg Config, types *schema.Set, tel telemetry.Set) (*Store, error) {
 		m:      m,
 		data:   &connector{cfg: cfg, keyspace: cfg.Keyspace, log: tel.Log},
 		admin:  &connector{cfg: cfg, log: tel.Log},
-		slots:  make(chan struct{}, cfg.InFlight),
+		limit:  limit,
 		reads:  make(chan struct{}, cfg.Read.Parallel),
 		tables: tables{lock: make(chan struct{}, 1)},
 		Now:    time.Now,
@@ -84,10 +81,7 @@ func (s *Store) Run(ctx context.Context) error {
 
 // Close is for who uses a Store without running it: to plan, or to scan.
 func (s *Store) Close() {
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	s.running.Wait()
+	s.gate.Close()
 	s.data.close()
 	s.admin.close()
 }
@@ -106,17 +100,3 @@ func (s *Store) Ping(ctx context.Context) error {
 	}
 	return nil
 }
-
-// enter counts a batch as under way, unless Run has ended.
-func (s *Store) enter() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return errClosed
-	}
-	s.running.Add(1)
-	return nil
-}
-
-// errClosed answers whoever comes after Run has returned.
-var errClosed = errors.New("the connection to Cassandra is closed")

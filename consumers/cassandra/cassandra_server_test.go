@@ -461,7 +461,7 @@ func TestCloseEndsWrites(t *testing.T) {
 	if err := <-result; err != nil {
 		t.Errorf("the batch under way got %v: Run did not wait for it", err)
 	}
-	if err := s.Write(t.Context(), maker(typ).Batch(0, 0, 1), func(error) { t.Error("done after close") }); !errors.Is(err, errClosed) {
+	if err := s.Write(t.Context(), maker(typ).Batch(0, 0, 1), func(error) { t.Error("done after close") }); !errors.Is(err, stream.ErrClosed) {
 		t.Errorf("a write after the end got %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package cassandra
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/telemetry"
 )
 
@@ -14,10 +15,9 @@ type metrics struct {
 	oversized *prometheus.CounterVec
 	errors    *prometheus.CounterVec // by kind
 	duration  prometheus.Histogram
-	inFlight  prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, limiter *stream.Limiter) (*metrics, error) {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "millrace_cassandra_" + name, Help: help}, labels)
 	}
@@ -33,10 +33,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help:    "Time of one write request, from sending to its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
 		}),
-		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "millrace_cassandra_requests_in_flight", Help: "Write requests that are under way.",
-		}),
 	}
-	return m, telemetry.Register(reg, "cassandra",
-		m.rows, m.expired, m.refused, m.evolved, m.oversized, m.errors, m.duration, m.inFlight)
+	return m, telemetry.Register(reg, "cassandra", append(limiter.Metrics("cassandra"),
+		m.rows, m.expired, m.refused, m.evolved, m.oversized, m.errors, m.duration)...)
 }

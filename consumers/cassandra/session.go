@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/gocql/gocql"
+
+	"github.com/millrace/millrace/pkg/stream"
 )
 
 // connector makes a session when one is first needed. Connecting blocks inside gocql, which takes no context, so it
@@ -38,7 +40,7 @@ func (c *connector) get(ctx context.Context) (*gocql.Session, error) {
 		switch {
 		case c.closed:
 			c.mu.Unlock()
-			return nil, errClosed
+			return nil, fmt.Errorf("the connection to Cassandra: %w", stream.ErrClosed)
 		case c.session != nil:
 			s := c.session
 			c.mu.Unlock()

@@ -24,7 +24,7 @@ func (s *Store) Write(ctx context.Context, b stream.Batch, done func(error)) err
 		done(nil)
 		return nil
 	}
-	if err := s.enter(); err != nil {
+	if err := s.gate.Enter(); err != nil {
 		return err
 	}
 	session, err := s.connect(ctx)
@@ -33,11 +33,11 @@ func (s *Store) Write(ctx context.Context, b stream.Batch, done func(error)) err
 		t, err = s.ready(ctx, session, b.Type)
 	}
 	if err != nil {
-		s.running.Done()
+		s.gate.Leave()
 		s.m.errors.WithLabelValues(kindOf(err)).Inc()
 		return fmt.Errorf("preparing to store type %s: %w", b.Type.Name, err)
 	}
-	w := &write{Scatter: stream.NewScatter(s.slots, s.ended(b, done)), store: s, session: session, table: t, batch: b}
+	w := &write{Scatter: stream.NewScatter(s.limit, b, s.gate.Leaving(done)), store: s, session: session, table: t, batch: b}
 	for _, rows := range w.group() {
 		if !w.send(ctx, rows) {
 			break
@@ -45,18 +45,6 @@ func (s *Store) Write(ctx context.Context, b stream.Batch, done func(error)) err
 	}
 	w.Close()
 	return nil
-}
-
-// ended says of a batch's outage which batch it was.
-func (s *Store) ended(b stream.Batch, done func(error)) func(error) {
-	return func(err error) {
-		defer s.running.Done()
-		var partial *stream.PartialError
-		if err != nil && !errors.As(err, &partial) {
-			err = fmt.Errorf("storing %s/%d@%d: %w", b.Topic, b.Partition, b.First, err)
-		}
-		done(err)
-	}
 }
 
 // A write is one batch on its way.
@@ -151,11 +139,7 @@ func rowBytes(r *codec.Record) int {
 
 // send starts a request once there is a slot, and says whether to go on.
 func (w *write) send(ctx context.Context, rows []row) bool {
-	return w.Go(ctx, func() error {
-		w.store.m.inFlight.Inc()
-		defer w.store.m.inFlight.Dec()
-		return w.deliver(ctx, rows)
-	})
+	return w.Go(ctx, func() error { return w.deliver(ctx, rows) })
 }
 
 // deliver stores some rows of one partition. If Cassandra finds fault with the request, its rows go one by one, so that

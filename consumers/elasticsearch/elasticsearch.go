@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/millrace/millrace/pkg/provision"
@@ -30,15 +29,13 @@ type Store struct {
 	client *client
 	log    *slog.Logger
 	m      *metrics
-	slots  chan struct{} // one per bulk request under way
+	limit  *stream.Limiter // of the write requests under way
 	known  known
 
 	// Now is the clock that retention goes by. Set it, if at all, before first use.
 	Now func() time.Time
 
-	mu      sync.Mutex
-	closed  bool
-	running sync.WaitGroup // batches under way
+	gate stream.Gate // batches under way
 }
 
 var (
@@ -46,8 +43,6 @@ var (
 	_ serve.SearchStore = (*Store)(nil)
 	_ provision.Planner = (*Store)(nil)
 )
-
-var errClosed = errors.New("the connection to Elasticsearch is closed")
 
 // New checks the configuration and connects to nothing. The types are those that are planned, searched and deleted
 // when expired; a batch brings its own.
@@ -59,7 +54,8 @@ func New(cfg Config, types *schema.Set, tel telemetry.Set) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(tel.Metrics)
+	limit := stream.NewLimiter(cfg.InFlight)
+	m, err := newMetrics(tel.Metrics, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +65,7 @@ func New(cfg Config, types *schema.Set, tel telemetry.Set) (*Store, error) {
 		client: c,
 		log:    tel.Log,
 		m:      m,
-		slots:  make(chan struct{}, cfg.InFlight),
+		limit:  limit,
 		known:  known{lock: make(chan struct{}, 1)},
 		Now:    time.Now,
 	}, nil
@@ -94,10 +90,7 @@ func (s *Store) Run(ctx context.Context) error {
 		}
 		break
 	}
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	s.running.Wait()
+	s.gate.Close()
 	s.client.http.CloseIdleConnections()
 	return nil
 }
@@ -113,16 +106,5 @@ func (s *Store) Ping(ctx context.Context) error {
 	if health.Status == "red" {
 		return errors.New("the cluster's health is red: some shard has no copy")
 	}
-	return nil
-}
-
-// enter counts a batch as under way, unless Run has ended.
-func (s *Store) enter() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return errClosed
-	}
-	s.running.Add(1)
 	return nil
 }

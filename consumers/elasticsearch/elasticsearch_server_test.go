@@ -419,7 +419,7 @@ func TestDeletesExpiredIndices(t *testing.T) {
 			t.Errorf("%s: gone %t, want %t (%v)", name, gone, !keep, err)
 		}
 	}
-	if err := s.Write(t.Context(), maker(typ).Batch(0, 0, 1), func(error) { t.Error("done after the end") }); !errors.Is(err, errClosed) {
+	if err := s.Write(t.Context(), maker(typ).Batch(0, 0, 1), func(error) { t.Error("done after the end") }); !errors.Is(err, stream.ErrClosed) {
 		t.Errorf("a write after the end got %v", err)
 	}
 }

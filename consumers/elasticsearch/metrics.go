@@ -3,6 +3,7 @@ package elasticsearch
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/telemetry"
 )
 
@@ -17,10 +18,9 @@ type metrics struct {
 	errors     *prometheus.CounterVec // by kind
 	duration   prometheus.Histogram
 	bytes      prometheus.Counter
-	inFlight   prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, limiter *stream.Limiter) (*metrics, error) {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "millrace_elasticsearch_" + name, Help: help}, labels)
 	}
@@ -41,11 +41,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "millrace_elasticsearch_bulk_bytes_total", Help: "Bytes of bulk requests before compression.",
 		}),
-		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "millrace_elasticsearch_requests_in_flight", Help: "Bulk requests that are under way.",
-		}),
 	}
-	return m, telemetry.Register(reg, "elasticsearch",
+	return m, telemetry.Register(reg, "elasticsearch", append(limiter.Metrics("elasticsearch"),
 		m.documents, m.duplicates, m.expired, m.refused, m.retried, m.evolved, m.deleted, m.errors,
-		m.duration, m.bytes, m.inFlight)
+		m.duration, m.bytes)...)
 }

@@ -3,7 +3,6 @@ package elasticsearch
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"github.com/millrace/millrace/pkg/codec"
@@ -17,29 +16,17 @@ func (s *Store) Write(ctx context.Context, b stream.Batch, done func(error)) err
 		done(nil)
 		return nil
 	}
-	if err := s.enter(); err != nil {
+	if err := s.gate.Enter(); err != nil {
 		return err
 	}
 	if err := s.ready(ctx, b.Type); err != nil {
-		s.running.Done()
+		s.gate.Leave()
 		return fmt.Errorf("preparing to index type %s: %w", b.Type.Name, err)
 	}
-	w := &write{Scatter: stream.NewScatter(s.slots, s.ended(b, done)), store: s, batch: b}
+	w := &write{Scatter: stream.NewScatter(s.limit, b, s.gate.Leaving(done)), store: s, batch: b}
 	w.cut(ctx)
 	w.Close()
 	return nil
-}
-
-// ended says of a batch's outage which batch it was.
-func (s *Store) ended(b stream.Batch, done func(error)) func(error) {
-	return func(err error) {
-		defer s.running.Done()
-		var partial *stream.PartialError
-		if err != nil && !errors.As(err, &partial) {
-			err = fmt.Errorf("indexing %s/%d@%d: %w", b.Topic, b.Partition, b.First, err)
-		}
-		done(err)
-	}
 }
 
 // A write is one batch on its way.
@@ -152,11 +139,7 @@ func appendQuoted(dst, text []byte) []byte {
 
 // send starts a request once there is a slot, and says whether to go on.
 func (w *write) send(ctx context.Context, q request) bool {
-	return w.Go(ctx, func() error {
-		w.store.m.inFlight.Inc()
-		defer w.store.m.inFlight.Dec()
-		return w.deliver(ctx, q)
-	})
+	return w.Go(ctx, func() error { return w.deliver(ctx, q) })
 }
 
 // refuse notes a record that can never be stored.

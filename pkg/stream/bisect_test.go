@@ -140,9 +140,9 @@ func TestPanicInAScatteredRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.produce(0, 0, 30)
-		slots := make(chan struct{}, 2)
+		limiter := NewLimiter(2)
 		m := w.join(sinkFunc(func(ctx context.Context, b Batch, done func(error)) error {
-			s := NewScatter(slots, done)
+			s := NewScatter(limiter, b, done)
 			s.Go(ctx, func() error {
 				for i := range b.Records {
 					if string(b.Records[i].ID()) == "0/13" {

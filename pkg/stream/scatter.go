@@ -2,15 +2,17 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 )
 
-// A Scatter is one batch that a sink writes in several requests, some of them at once, and what came of them. Its slots
-// are the sink's own: they bound the requests over all its batches.
+// A Scatter is one batch that a sink writes in several requests, some of them at once, and what came of them. Its
+// Limiter is the sink's own: it bounds the requests over all its batches.
 type Scatter struct {
-	slots chan struct{}
-	done  func(error)
+	limiter *Limiter
+	batch   Batch
+	done    func(error)
 
 	mu      sync.Mutex
 	pending int           // requests, and one until Close
@@ -18,14 +20,15 @@ type Scatter struct {
 	err     error         // the first outage: nothing is known of the batch
 }
 
-// NewScatter makes one. After Close and the last request, done is called once: with nil, with a *PartialError of the
-// records that were refused, or with the first error that a request returned.
-func NewScatter(slots chan struct{}, done func(error)) *Scatter {
-	return &Scatter{slots: slots, done: done, pending: 1}
+// NewScatter makes one for b. After Close and the last request, done is called once: with nil, with a *PartialError of
+// the records that were refused, or with the first error that a request returned, and of which batch it is.
+func NewScatter(limiter *Limiter, b Batch, done func(error)) *Scatter {
+	return &Scatter{limiter: limiter, batch: b, done: done, pending: 1}
 }
 
-// Go starts a request once there is a slot. It says whether to go on: after an outage the batch comes again as a whole,
-// so the rest of it need not be tried.
+// Go starts a request once there is room for it. It says whether to go on: after an outage the batch comes again as a
+// whole, so the rest of it need not be tried. A request that gives ErrThrottle is called again after a while, until ctx
+// ends; it may keep for itself what is left to do.
 func (s *Scatter) Go(ctx context.Context, request func() error) bool {
 	s.mu.Lock()
 	failed := s.err != nil
@@ -33,17 +36,14 @@ func (s *Scatter) Go(ctx context.Context, request func() error) bool {
 	if failed {
 		return false
 	}
-	select {
-	case s.slots <- struct{}{}:
-	case <-ctx.Done():
-		s.begin()
-		s.finish(fmt.Errorf("waiting for a request to end: %w", context.Cause(ctx)))
+	s.begin()
+	if err := s.limiter.enter(ctx); err != nil {
+		s.finish(err)
 		return false
 	}
-	s.begin()
 	go func() {
-		err := guarded(request)
-		<-s.slots
+		err := s.limiter.run(ctx, request)
+		s.limiter.leave()
 		s.finish(err)
 	}()
 	return true
@@ -89,10 +89,51 @@ func (s *Scatter) finish(err error) {
 	switch {
 	case !last:
 	case err != nil:
-		s.done(err)
+		s.done(fmt.Errorf("writing %s/%d@%d: %w", s.batch.Topic, s.batch.Partition, s.batch.First, err))
 	case len(refused) > 0:
 		s.done(&PartialError{Failed: refused})
 	default:
 		s.done(nil)
+	}
+}
+
+// A Gate counts the batches that a sink has under way, so that whoever closes its connections can wait for them. Its
+// zero value is open.
+type Gate struct {
+	mu      sync.Mutex
+	closed  bool
+	running sync.WaitGroup
+}
+
+// ErrClosed answers whoever enters a Gate after Close.
+var ErrClosed = errors.New("the sink is closed")
+
+// Enter counts a batch as under way until Leave, unless the gate was closed.
+func (g *Gate) Enter() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return ErrClosed
+	}
+	g.running.Add(1)
+	return nil
+}
+
+// Leave ends what Enter began.
+func (g *Gate) Leave() { g.running.Done() }
+
+// Close lets no other batch in and waits for those under way.
+func (g *Gate) Close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.running.Wait()
+}
+
+// Leaving is done with a Leave after it.
+func (g *Gate) Leaving(done func(error)) func(error) {
+	return func(err error) {
+		defer g.Leave()
+		done(err)
 	}
 }
