@@ -80,7 +80,9 @@ func (c *Consumer) locate(ctx context.Context, topic string, keys []ledger.Key, 
 				partitions[i] = k.Partition
 			}
 			halted = &StoppedError{}
+			leave := c.enter(nil, "asking the destination for the offsets of "+topic)
 			kept, err := c.keeper.Assigned(ctx, topic, partitions)
+			leave()
 			if err != nil && !errors.As(err, &halted) {
 				return fmt.Errorf("asking the destination for its offsets: %w", err)
 			}
@@ -160,11 +162,19 @@ func (c *Consumer) expired(k ledger.Key, position, start int64) {
 
 // begin starts the stages of a partition under a new claim.
 func (c *Consumer) begin(k ledger.Key, pos position) {
+	c.mu.Lock()
+	claim := c.ledger.Assign(k, pos.next)
+	c.mu.Unlock()
+	c.enlist(claim, pos)
+}
+
+func (c *Consumer) enlist(claim ledger.Claim, pos position) {
+	k := claim.Key
 	p := newPart(c, k)
+	p.claim = claim
 	c.budget.join(p)
 	c.mu.Lock()
 	old := c.parts[k]
-	p.claim = c.ledger.Assign(k, pos.next)
 	p.state = stateRunning
 	p.polled, p.start, p.end = pos.next, pos.start, pos.end
 	c.parts[k] = p
@@ -240,15 +250,21 @@ func (c *Consumer) drain(ctx context.Context, keys []ledger.Key) {
 		}
 		return
 	}
-	// A Keeper's batches are done only with its commit: first it must have all that is on the way to it.
+	// A Keeper's batches are done only with its commit: first it must have all that is on the way to it. A write that
+	// hangs must not take the time of that commit.
+	handing, cancel := context.WithTimeout(ctx, c.cfg.Drain/2)
+	defer cancel()
 	topics := map[string][]int32{}
 	for _, p := range parts {
-		if p.wait(ctx) {
+		if p.wait(handing) {
 			topics[p.key.Topic] = append(topics[p.key.Topic], p.key.Partition)
 		}
 	}
 	for topic, partitions := range topics {
-		if err := c.keeper.Revoked(ctx, topic, partitions); err != nil {
+		leave := c.enter(nil, "committing what is held of "+topic)
+		err := c.keeper.Revoked(ctx, topic, partitions)
+		leave()
+		if err != nil {
 			c.tel.Log.Warn("making held batches durable before partitions are given up", "topic", topic, "err", err)
 		}
 	}

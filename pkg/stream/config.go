@@ -17,7 +17,10 @@ type Config struct {
 	Session  time.Duration `yaml:"session"`   // after which the broker gives a dead consumer's partitions to others
 	Drain    time.Duration `yaml:"drain"`     // for what is in flight, at a stop or when a partition is taken away
 	Stall    time.Duration `yaml:"stall"`     // not ready when a partition waits this long without progress
-	Retry    Retry         `yaml:"retry"`
+	// Wedge is how long after retry.attempt a call of the sink or the decoder may take to come back until its partition
+	// is taken from it, and after that until the process ends.
+	Wedge time.Duration `yaml:"wedge"`
+	Retry Retry         `yaml:"retry"`
 }
 
 // Batching says when a batch is full.
@@ -46,6 +49,7 @@ func Default() Config {
 		Session:  30 * time.Second,
 		Drain:    20 * time.Second,
 		Stall:    2 * time.Minute,
+		Wedge:    30 * time.Second,
 		Retry:    Retry{Min: 100 * time.Millisecond, Max: 30 * time.Second, Attempt: 30 * time.Second, Breaker: 5},
 	}
 }
@@ -67,6 +71,7 @@ func (c Config) Validate() error {
 	positive("session", c.Session > 0, c.Session)
 	positive("drain", c.Drain > 0, c.Drain)
 	positive("stall", c.Stall > 0, c.Stall)
+	positive("wedge", c.Wedge > 0, c.Wedge)
 	positive("retry.min", c.Retry.Min > 0, c.Retry.Min)
 	positive("retry.attempt", c.Retry.Attempt > 0, c.Retry.Attempt)
 	positive("retry.breaker", c.Retry.Breaker > 0, c.Retry.Breaker)

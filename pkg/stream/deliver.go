@@ -213,6 +213,7 @@ func (d *delivery) attempt(ctx context.Context, b Batch) error {
 	d.attempts++
 	attempt, cancel := context.WithTimeout(ctx, d.c.cfg.Retry.Attempt)
 	defer cancel()
+	defer d.c.enter(d.part, "writing a batch")()
 	result := make(chan error, 1)
 	var called atomic.Bool
 	begun := time.Now()

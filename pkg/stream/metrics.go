@@ -10,11 +10,11 @@ import (
 )
 
 type metrics struct {
-	applied, dead, passed, expired, truncated, stopped, reseeks *prometheus.CounterVec
-	retries, pollErrors                                         *prometheus.CounterVec
-	rebalances, late, panics, commitErrors                      prometheus.Counter
-	latency                                                     *prometheus.HistogramVec
-	batchRecords, writeSeconds                                  prometheus.Histogram
+	applied, dead, passed, expired, truncated, stopped, reseeks, wedged *prometheus.CounterVec
+	retries, pollErrors                                                 *prometheus.CounterVec
+	rebalances, late, panics, commitErrors                              prometheus.Counter
+	latency                                                             *prometheus.HistogramVec
+	batchRecords, writeSeconds                                          prometheus.Histogram
 }
 
 // newMetrics registers a consumer's metrics, each with the label consumer.
@@ -44,7 +44,8 @@ func newMetrics(reg prometheus.Registerer, c *Consumer) (*metrics, error) {
 		expired:      counters("expired_records_total", "Records that retention deleted before they were read.", "topic"),
 		truncated:    counters("truncated_records_total", "Records read that the log then lost.", "topic"),
 		stopped:      counters("stopped_partitions_total", "Partitions whose reading stopped.", "topic", "reason"),
-		reseeks:      counters("reseeks_total", "Partitions that started again from the destination's offset.", "topic"),
+		reseeks:      counters("reseeks_total", "Partitions that started again from the destination's offset, or from what is durable.", "topic"),
+		wedged:       counters("wedged_calls_total", "Calls of the sink or the decoder that did not come back when their time was over.", "topic"),
 		retries:      counters("retries_total", "Attempts that failed and came again.", "what"),
 		pollErrors:   counters("poll_errors_total", "Errors of polls.", "topic"),
 		rebalances:   counter("rebalances_total", "Times that partitions were assigned, revoked or lost."),

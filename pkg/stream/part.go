@@ -3,6 +3,8 @@ package stream
 import (
 	"context"
 	"errors"
+	"runtime/pprof"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -22,6 +24,7 @@ const (
 	stateRecreated = "recreated" // stopped: the topic is not the one it was
 	stateHalted    = "halted"    // stopped: the destination's own offsets wait for an operator, as a table rolled back
 	stateOversized = "oversized" // stopped: a batch decompresses past the bound
+	stateWedged    = "wedged"    // the sink or the decoder does not come back
 	stateGone      = "gone"
 )
 
@@ -38,6 +41,7 @@ type part struct {
 	out     chan *batch   // from decoding to writing
 	writing chan struct{} // one token: the partition's calls of Write follow each other
 	slots   chan struct{} // batches that the sink may have at once
+	step    atomic.Uint64 // odd while a record is being decoded
 
 	// Under Consumer.mu.
 	state    string
@@ -52,6 +56,8 @@ type part struct {
 	busy     int       // goroutines at work
 	size     int       // records that are written at once while some are bad; 0 is a batch
 	changed  chan struct{}
+	seen     uint64 // step, when sample last looked
+	stuck    *call  // of the decoder, if it has not moved since
 }
 
 // head is when the first record of a batch that is not durable yet was appended.
@@ -91,7 +97,7 @@ func (p *part) launch() {
 	if gone { // released in between
 		cancel()
 	}
-	p.work(func() { p.decode(intake) })
+	p.work(func() { p.watched(func() { p.decode(intake) }) })
 	p.work(func() { p.write(ctx) })
 }
 
@@ -110,7 +116,7 @@ func (p *part) work(f func()) {
 	p.c.mu.Lock()
 	p.busy++
 	p.c.mu.Unlock()
-	p.c.spawn(func(context.Context) {
+	p.c.spawn(func(ctx context.Context) {
 		defer func() {
 			p.c.mu.Lock()
 			p.busy--
@@ -118,7 +124,7 @@ func (p *part) work(f func()) {
 			p.changed = make(chan struct{})
 			p.c.mu.Unlock()
 		}()
-		f()
+		pprof.Do(ctx, p.c.labels(p.key), func(context.Context) { f() })
 	})
 }
 
@@ -268,7 +274,7 @@ func (d *decoding) add(ctx context.Context, r *kgo.Record) {
 
 // decodeOne waits while the registry is out: the record is not to blame. What was decoded before it goes on.
 func (d *decoding) decodeOne(ctx context.Context, r *kgo.Record) (codec.Record, error) {
-	record, err := d.decoder.Decode(ctx, r)
+	record, err := d.try(ctx, r)
 	if err == nil || isBad(err) {
 		return record, err
 	}
@@ -278,13 +284,19 @@ func (d *decoding) decodeOne(ctx context.Context, r *kgo.Record) (codec.Record, 
 	var bad error
 	err = d.c.persist(ctx, "decoding", func(ctx context.Context) error {
 		var err error
-		if record, err = d.decoder.Decode(ctx, r); isBad(err) {
+		if record, err = d.try(ctx, r); isBad(err) {
 			bad = err
 			return nil
 		}
 		return err
 	})
 	return record, errors.Join(err, bad)
+}
+
+func (d *decoding) try(ctx context.Context, r *kgo.Record) (codec.Record, error) {
+	d.step.Add(1)
+	defer d.step.Add(1)
+	return d.decoder.Decode(ctx, r)
 }
 
 func isBad(err error) bool {

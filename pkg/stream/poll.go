@@ -176,7 +176,8 @@ func (c *Consumer) truncated(p *part, loss *kgo.ErrDataLoss) {
 	c.begin(p.key, position{next: loss.ResetTo, from: loss.ResetTo, start: start, end: end})
 }
 
-// restart drops what is in flight of a Keeper's partition and asks the Keeper again where to start.
+// restart drops what is in flight of a partition and starts it again: from where its Keeper says, or where there is
+// none from what is durable.
 func (c *Consumer) restart(p *part, cause error) {
 	c.mu.Lock()
 	if p.state != stateRunning || c.parts[p.key] != p {
@@ -184,10 +185,13 @@ func (c *Consumer) restart(p *part, cause error) {
 		return
 	}
 	p.state = stateSeeking
-	c.ledger.Revoke(p.claim)
+	if c.keeper != nil {
+		c.ledger.Revoke(p.claim)
+	}
 	c.mu.Unlock()
 	c.metrics.reseeks.WithLabelValues(p.key.Topic).Inc()
-	c.tel.Log.Warn("a partition starts again from the destination's offset", "topic", p.key.Topic, "partition", p.key.Partition, "err", cause)
+	c.tel.Log.Warn("a partition starts again", "topic", p.key.Topic, "partition", p.key.Partition, "err", cause)
+	c.pause(p)
 	c.spawn(func(ctx context.Context) {
 		p.halt()
 		if !p.wait(ctx) { // a write that is still on its way would be accepted after the Keeper forgot the partition
@@ -199,26 +203,16 @@ func (c *Consumer) restart(p *part, cause error) {
 		if sleep(ctx, c.backoff(1)) != nil { // two writers that push each other out take turns at least
 			return
 		}
-		found, err := c.locate(ctx, p.key.Topic, []ledger.Key{p.key}, c.committed(ctx, p.key.Topic))
-		if err == nil {
-			c.later(seek{part: p, pos: found[p.key], anew: true})
+		s := seek{part: p, anew: true}
+		if c.keeper != nil {
+			found, err := c.locate(ctx, p.key.Topic, []ledger.Key{p.key}, nil)
+			if err != nil {
+				return
+			}
+			s.pos = found[p.key]
 		}
+		c.later(s)
 	})
-}
-
-// committed looks a group's commits up, for a sink that is no Keeper and asks to start again.
-func (c *Consumer) committed(ctx context.Context, topic string) func(int32) (int64, bool) {
-	if c.keeper != nil {
-		return nil // locate asks the Keeper
-	}
-	return func(partition int32) (int64, bool) {
-		offsets, err := c.admin.FetchOffsetsForTopics(ctx, Group(c.name), topic)
-		if err != nil {
-			return 0, false
-		}
-		o, ok := offsets.Lookup(topic, partition)
-		return o.At, ok && o.At >= 0
-	}
 }
 
 func (c *Consumer) later(s seek) {
@@ -246,8 +240,14 @@ func (c *Consumer) applySeeks() {
 		case s.pos.problem != "":
 			c.stop(k, s.pos.problem)
 			continue
-		case s.anew:
+		case s.anew && c.keeper != nil:
 			c.begin(k, s.pos)
+		case s.anew:
+			c.mu.Lock()
+			claim, at, _ := c.ledger.Renew(s.part.claim) // acknowledgements may have come until now
+			s.pos = position{next: at, from: at, start: s.part.start, end: s.part.end}
+			c.mu.Unlock()
+			c.enlist(claim, s.pos)
 		default:
 			c.mu.Lock()
 			s.part.state = stateRunning

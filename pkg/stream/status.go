@@ -18,7 +18,7 @@ type PartitionStatus struct {
 	Applied   int64     // everything below is durable in the destination, or a dead letter
 	Committed int64     //
 	Head      time.Time // append time of the oldest record held that is not applied; zero if none is held
-	State     string    // starting, running, paused, draining, seeking, recreated, oversized; or what it waits for
+	State     string    // starting, running, paused, draining, seeking, wedged, recreated, halted; or what it waits for
 }
 
 // Lag is how many offsets are read by nobody or not durable yet, as of the last fetch.
@@ -70,6 +70,11 @@ func (p *part) status() PartitionStatus {
 	if s.State == stateRunning && p.waiting != "" {
 		s.State = "waiting: " + p.waiting
 	}
+	for cl := range p.c.calls {
+		if cl.part == p && !cl.named.IsZero() {
+			s.State = stateWedged
+		}
+	}
 	return s
 }
 
@@ -98,6 +103,11 @@ func (c *Consumer) Ready() error {
 		default:
 			errs = append(errs, fmt.Errorf("partition %d of %s (%s) waits at offset %d and made no progress for %v",
 				s.Partition, s.Topic, s.State, s.Applied, idle.Round(time.Second)))
+		}
+	}
+	for cl := range c.calls {
+		if !cl.named.IsZero() {
+			errs = append(errs, fmt.Errorf("%s, begun %v ago, does not come back", cl, time.Since(cl.begun).Round(time.Second)))
 		}
 	}
 	slices.SortFunc(errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })

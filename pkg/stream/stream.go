@@ -63,6 +63,8 @@ type Consumer struct {
 	wake     context.CancelFunc
 	woken    bool
 	breakers map[string]breaker
+	calls    map[*call]struct{}
+	decoding map[*part]struct{} // whose decoders are at work
 }
 
 // New checks and makes a Consumer of the group millrace-<name>.
@@ -80,6 +82,7 @@ func New(cfg Config, name string, sink Sink, deps Deps) (*Consumer, error) {
 		cfg: cfg, name: name, sink: sink, deps: deps, tel: deps.Telemetry.With(name),
 		types: map[string]*schema.Type{}, ledger: ledger.New(), parts: map[ledger.Key]*part{},
 		ready: make(chan struct{}), commit: make(chan struct{}, 1), breakers: map[string]breaker{},
+		calls: map[*call]struct{}{}, decoding: map[*part]struct{}{},
 	}
 	c.keeper, _ = sink.(Keeper)
 	for _, t := range deps.Types {
@@ -123,15 +126,22 @@ func (c *Consumer) Run(ctx context.Context) error {
 	close(c.ready)
 
 	ticking, stopTicking := context.WithCancel(base)
+	defer stopTicking()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	c.spawn(func(context.Context) { c.commitLoop(ticking) })
+	c.spawn(func(context.Context) { c.watch(ticking, fail) })
 	err = c.pollLoop(ctx)
+	if cause := context.Cause(ctx); errors.Is(cause, errWedged) {
+		err = cause
+	}
 
 	c.leave(base)
 	stopTicking()
 	gate.Lock()
 	stop() // whatever is still at work ends
 	gate.Unlock()
-	client.Close()
+	tasks.Go(client.Close) // waits for callbacks, and so for a Keeper
 	return errors.Join(err, c.await(&tasks))
 }
 
@@ -145,7 +155,7 @@ func (c *Consumer) leave(base context.Context) {
 	c.release(c.owned())
 }
 
-// await waits for the goroutines of this run. A sink that ignores its context would keep them for ever.
+// await waits for the goroutines of this run, but not for ever: a call that never comes back must not keep the process.
 func (c *Consumer) await(tasks *sync.WaitGroup) error {
 	done := make(chan struct{})
 	go func() { tasks.Wait(); close(done) }()
@@ -153,7 +163,7 @@ func (c *Consumer) await(tasks *sync.WaitGroup) error {
 	case <-done:
 		return nil
 	case <-time.After(leaveTimeout):
-		return fmt.Errorf("consumer %s: a write did not return after its context ended", c.name)
+		return fmt.Errorf("consumer %s: a call of the sink or the decoder did not come back after its context ended", c.name)
 	}
 }
 

@@ -254,6 +254,7 @@ type fakeDecoder struct {
 	// From offset at on, records are of the newer type.
 	at    int64
 	newer *schema.Type
+	hook  func(*kgo.Record)
 }
 
 func (d *fakeDecoder) set(f func(*fakeDecoder)) {
@@ -264,11 +265,14 @@ func (d *fakeDecoder) set(f func(*fakeDecoder)) {
 
 func (d *fakeDecoder) Decode(_ context.Context, r *kgo.Record) (codec.Record, error) {
 	d.mu.Lock()
-	typ, out := d.typ, d.out
+	typ, out, hook := d.typ, d.out, d.hook
 	if d.newer != nil && r.Offset >= d.at {
 		typ = d.newer
 	}
 	d.mu.Unlock()
+	if hook != nil {
+		hook(r)
+	}
 	if out != nil {
 		return codec.Record{}, out
 	}

@@ -61,6 +61,18 @@ func (l *Ledger) Assign(k Key, start int64) Claim {
 	return Claim{Key: k, epoch: l.epoch}
 }
 
+// Renew ends a claim and begins another on the same partition where its durable prefix ends. What is durable and not
+// committed stays so. It gives the zero Claim where the claim is void.
+func (l *Ledger) Renew(c Claim) (now Claim, start int64, ok bool) {
+	p := l.get(c)
+	if p == nil {
+		return Claim{}, 0, false
+	}
+	l.epoch++
+	p.epoch, p.fetched, p.done = l.epoch, p.durable, map[int64]span{}
+	return Claim{Key: c.Key, epoch: l.epoch}, p.durable, true
+}
+
 // Revoke ends a claim. It says whether the claim was still good.
 func (l *Ledger) Revoke(c Claim) bool {
 	if l.get(c) == nil {

@@ -108,6 +108,28 @@ func (w *world) revoke(t *rapid.T) {
 	o.held = false
 }
 
+// renew starts a partition again from what is durable.
+func (w *world) renew(t *rapid.T) {
+	_, o := w.part()
+	if !o.held {
+		t.Skip("not assigned")
+	}
+	claim, start, ok := w.ledger.Renew(o.claim)
+	if !ok || start != o.prefix() {
+		t.Fatalf("renewed at %d, %v; want %d, true", start, ok, o.prefix())
+	}
+	if _, _, ok := w.ledger.Renew(o.claim); ok {
+		t.Fatal("a void claim was renewed")
+	}
+	// What was committed stays so, and what is durable can still be committed: start is where prefix begins.
+	o.claim, o.fetched = claim, start
+	for off := range o.acked {
+		if off >= start {
+			delete(o.acked, off)
+		}
+	}
+}
+
 func (w *world) collect(*rapid.T) { w.pending = append(w.pending, w.ledger.Uncommitted()...) }
 
 // commit sends a collected position, perhaps long after; the broker takes it or fails.
@@ -171,7 +193,7 @@ func TestAgainstNaiveOracle(t *testing.T) {
 			w.parts = append(w.parts, &oracle{stored: map[int64]bool{}, acked: map[int64]bool{}})
 		}
 		rt.Repeat(map[string]func(*rapid.T){
-			"assign": w.assign, "fetch": w.fetch, "ack": w.ack, "revoke": w.revoke,
+			"assign": w.assign, "fetch": w.fetch, "ack": w.ack, "revoke": w.revoke, "renew": w.renew,
 			"collect": w.collect, "commit": w.commit, "": w.check,
 		})
 	})
