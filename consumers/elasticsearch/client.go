@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"sync/atomic"
 	"time"
 
 	es "github.com/elastic/go-elasticsearch/v8"
@@ -88,43 +89,82 @@ const (
 // do makes one request, within the client's time-out and ctx, and decodes the answer into out unless that is nil.
 // An answer from 300 on is a *StatusError.
 func (c *client) do(ctx context.Context, method, path string, query url.Values, contentType string, body []byte, out any) error {
+	var rd *payload
+	if body != nil {
+		rd = newPayload(body)
+	}
+	data, err := c.exchange(ctx, method, path, query, contentType, rd)
+	if err != nil || out == nil {
+		return err
+	}
+	return readJSON(data, out)
+}
+
+func readJSON(data []byte, out any) error {
+	if err := json.Unmarshal(data, out); err != nil {
+		return fmt.Errorf("reading Elasticsearch's answer: %w", err)
+	}
+	return nil
+}
+
+// payload is the body of a request. It knows when nothing reads it any more: net/http may go on for a while after it gave
+// an answer or an error.
+type payload struct {
+	bytes.Reader
+	data   []byte
+	closed atomic.Bool
+	copied atomic.Bool // net/http has begun again, on another connection
+}
+
+func newPayload(data []byte) *payload {
+	p := &payload{data: data}
+	p.Reset(data)
+	return p
+}
+
+func (p *payload) Close() error {
+	p.closed.Store(true)
+	return nil
+}
+
+func (p *payload) again() (io.ReadCloser, error) {
+	p.copied.Store(true)
+	return newPayload(p.data), nil
+}
+
+// isIdle says whether the bytes may be written over.
+func (p *payload) isIdle() bool { return p.closed.Load() && !p.copied.Load() }
+
+// exchange makes one request and gives the answer.
+func (c *client) exchange(ctx context.Context, method, path string, query url.Values, contentType string, body *payload) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("no answer from Elasticsearch within %s", c.timeout))
 	defer cancel()
-	var rd io.Reader
-	if body != nil {
-		rd = bytes.NewReader(body)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, path, rd)
+	req, err := http.NewRequestWithContext(ctx, method, path, http.NoBody)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.URL.RawQuery = query.Encode()
 	if body != nil {
+		req.Body, req.GetBody, req.ContentLength = body, body.again, body.Size()
 		req.Header.Set("Content-Type", contentType)
 	}
 	req.Header.Set("Accept", asJSON)
 	res, err := c.transport.Perform(req)
 	if err != nil {
-		return because(ctx, err)
+		return nil, because(ctx, err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	data, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
-		return because(ctx, fmt.Errorf("reading Elasticsearch's answer: %w", err))
+		return nil, because(ctx, fmt.Errorf("reading Elasticsearch's answer: %w", err))
 	}
 	if len(data) > maxAnswer {
-		return fmt.Errorf("the answer is over %d bytes", maxAnswer)
+		return nil, fmt.Errorf("the answer is over %d bytes", maxAnswer)
 	}
 	if res.StatusCode >= 300 {
-		return statusError(res.StatusCode, data)
+		return nil, statusError(res.StatusCode, data)
 	}
-	if out == nil {
-		return nil
-	}
-	if err := json.Unmarshal(data, out); err != nil {
-		return fmt.Errorf("reading Elasticsearch's answer: %w", err)
-	}
-	return nil
+	return data, nil
 }
 
 // because adds why the context ended, where that is what stopped the request.

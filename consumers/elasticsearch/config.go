@@ -30,7 +30,7 @@ type Config struct {
 	Count int `yaml:"count"`
 }
 
-// Retry says how single documents that Elasticsearch turned away for the moment are tried again, before the whole
+// Retry says how single documents that Elasticsearch failed to store for the moment are tried again, before the whole
 // batch is given back.
 type Retry struct {
 	Min      time.Duration `yaml:"min"`

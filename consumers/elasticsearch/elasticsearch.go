@@ -24,13 +24,14 @@ import (
 
 // Store writes, searches and plans. Its methods are safe for concurrent use.
 type Store struct {
-	cfg    Config
-	types  *schema.Set
-	client *client
-	log    *slog.Logger
-	m      *metrics
-	limit  *stream.Limiter // of the write requests under way
-	known  known
+	cfg      Config
+	types    *schema.Set
+	client   *client
+	log      *slog.Logger
+	m        *metrics
+	limit    *stream.Limiter // of the write requests under way
+	known    known
+	requests requests
 
 	// Now is the clock that retention goes by. Set it, if at all, before first use.
 	Now func() time.Time

@@ -171,6 +171,7 @@ const (
 	closed400  = `{"create":{"status":400,"error":{"type":"index_closed_exception","reason":"closed"}}}`
 	denied403  = `{"create":{"status":403,"error":{"type":"security_exception","reason":"no"}}}`
 	missing404 = `{"create":{"status":404,"error":{"type":"index_not_found_exception","reason":"no such index"}}}`
+	full429    = `{"create":{"status":429,"error":{"type":"cluster_block_exception","reason":"disk usage exceeded flood-stage watermark"}}}`
 	busy429    = `{"create":{"status":429,"error":{"type":"es_rejected_execution_exception","reason":"queue full"}}}`
 	down503    = `{"create":{"status":503,"error":{"type":"unavailable_shards_exception","reason":"primary"}}}`
 )
@@ -194,8 +195,8 @@ func TestItems(t *testing.T) {
 		"closed":    {item: closed400, outage: true, sent: 1},
 		"denied":    {item: denied403, outage: true, sent: 1},
 		"missing":   {item: missing404, outage: true, sent: 1},
-		"busy":      {item: busy429, outage: true, sent: 4}, // the first and three more
-		"down":      {item: down503, outage: true, sent: 4},
+		"full disk": {item: full429, outage: true, sent: 1},
+		"down":      {item: down503, outage: true, sent: 4}, // the first and three more
 		"strange":   {item: `{"create":{"status":418}}`, outage: true, sent: 1},
 		"nothing":   {item: `{}`, outage: true, sent: 1},
 	} {
@@ -212,7 +213,7 @@ func TestItems(t *testing.T) {
 			switch isPartial := errors.As(err, &partial); {
 			case c.refused && (!isPartial || len(partial.Failed) != 1 || partial.Failed[1] == nil):
 				t.Errorf("done got %v, want record 1 refused", err)
-			case c.outage && (err == nil || isPartial):
+			case c.outage && (err == nil || isPartial || errors.Is(err, stream.ErrThrottle)):
 				t.Errorf("done got %v, want an outage", err)
 			case !c.refused && !c.outage && err != nil:
 				t.Errorf("done got %v", err)
@@ -284,24 +285,126 @@ func TestWholeRequests(t *testing.T) {
 		"401":       answer(401, `{"error":{"type":"security_exception","reason":"who"},"status":401}`),
 		"403":       answer(403, `{"error":"no"}`),
 		"404":       answer(404, ``),
-		"429":       answer(429, `{"error":{"type":"circuit_breaking_exception","reason":"memory"},"status":429}`),
 		"503":       answer(503, `<html>proxy</html>`),
 		"not JSON":  answer(200, `<html>proxy</html>`),
 		"empty":     answer(200, `{}`),
 		"too few":   answer(200, `{"items":[`+ok201+`]}`),
+		"too many":  answer(200, `{"items":[`+strings.Join(repeat(ok201, 4), ",")+`]}`),
+		"half":      answer(200, `{"items":[`+strings.Join(repeat(ok201, 3), ",")),
+		"more":      answer(200, `{"items":[`+strings.Join(repeat(ok201, 3), ",")+`]}{}`),
+		"update":    answer(200, `{"items":[`+strings.Join(repeat(`{"update":{"status":201}}`, 3), ",")+`]}`),
 		"cut short": func(_ []string, _ http.ResponseWriter) { panic(http.ErrAbortHandler) }, //nolint:forbidigo // how a handler drops its connection
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := &fake{t: t, typ: typ, bulk: bulk}
 			err := store(t, f.start(), maker(typ).Batch(0, 0, 3))
 			var partial *stream.PartialError
-			if err == nil || errors.As(err, &partial) {
+			if err == nil || errors.As(err, &partial) || errors.Is(err, stream.ErrThrottle) {
 				t.Errorf("done got %v, want an outage", err)
 			}
 			if len(f.requests()) != 1 {
 				t.Errorf("%d requests, want 1: the runtime tries again, not the client", len(f.requests()))
 			}
 		})
+	}
+}
+
+// TestThrottle: what Elasticsearch turns away for want of room is a throttle, and what is left is sent again alone.
+func TestThrottle(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	b := maker(typ).Batch(0, 0, 3)
+	bad := string(b.Records[1].ID())
+	for name, c := range map[string]struct {
+		bulk func(ids []string, w http.ResponseWriter)
+		left []string
+	}{
+		"item": {func(ids []string, w http.ResponseWriter) {
+			all := repeat(ok201, len(ids))
+			all[slices.Index(ids, bad)] = busy429
+			items(w, all...)
+		}, []string{bad}},
+		"request": {func(_ []string, w http.ResponseWriter) {
+			w.WriteHeader(http.StatusTooManyRequests)
+			_, _ = fmt.Fprint(w, `{"error":{"type":"circuit_breaking_exception","reason":"memory"},"status":429}`)
+		}, []string{string(b.Records[0].ID()), bad, string(b.Records[2].ID())}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &fake{t: t, typ: typ, bulk: c.bulk}
+			s := f.start()
+			q := s.requests.get(0, 0)
+			for i := range b.Records {
+				start := len(q.body)
+				q.body = appendDoc(q.body, "i", &b.Records[i])
+				q.docs = append(q.docs, doc{i, start, len(q.body)})
+			}
+			p := &parcel{write: &write{store: s, batch: b}, todo: []*request{q}}
+			for range 3 {
+				if err := p.deliver(t.Context()); !errors.Is(err, stream.ErrThrottle) {
+					t.Errorf("got %v, want a throttle", err)
+				}
+			}
+			for _, ids := range f.requests()[1:] {
+				if !slices.Equal(ids, c.left) {
+					t.Errorf("sent %v again, want %v", ids, c.left)
+				}
+			}
+			f.bulk = func(ids []string, w http.ResponseWriter) { items(w, repeat(ok201, len(ids))...) }
+			if err := p.deliver(t.Context()); err != nil || len(p.todo) != 0 || len(f.requests()) != 4 {
+				t.Errorf("got %v after %d requests, %d to do; want all done after 4", err, len(f.requests()), len(p.todo))
+			}
+		})
+	}
+}
+
+// TestMemoryIsUsedAgain: what is sent is never another request's bytes, although requests share memory.
+func TestMemoryIsUsedAgain(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	f := &fake{t: t, typ: typ, bulk: func(ids []string, w http.ResponseWriter) { items(w, repeat(ok201, len(ids))...) }}
+	s := f.start()
+	s.cfg.Bulk = 4 << 10
+	var wait sync.WaitGroup
+	for p := range int32(4) {
+		wait.Go(func() {
+			for n := range int64(10) {
+				if err := store(t, s, maker(typ).Batch(p, n*50, n*50+50)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	seen := map[string]int{}
+	for _, ids := range f.requests() {
+		for _, id := range ids {
+			seen[id]++
+		}
+	}
+	for p := range int32(4) {
+		for i := range int64(500) {
+			r := maker(typ).Record(p, i)
+			if n := seen[string(r.ID())]; n != 1 {
+				t.Fatalf("record %d of partition %d was sent %d times", i, p, n)
+			}
+		}
+	}
+}
+
+// TestLateReaderKeepsItsMemory: a server may answer before it has read the request.
+func TestLateReaderKeepsItsMemory(t *testing.T) {
+	var r requests
+	q := r.get(10, 1)
+	q.body = append(q.body, "first"...)
+	q.sent = newPayload(q.body)
+	r.put(q)
+	if other := r.get(10, 1); other == q {
+		t.Fatal("the memory of a body that is still read was given to another request")
+	}
+	copied := newPayload(nil)
+	if _, err := copied.again(); err != nil {
+		t.Fatal(err)
+	}
+	if _ = copied.Close(); copied.isIdle() {
+		t.Error("a body of which net/http has a copy counts as idle")
 	}
 }
 
@@ -344,11 +447,11 @@ func TestCutsBySize(t *testing.T) {
 	}
 }
 
-func TestCancelledWhileTurnedAway(t *testing.T) {
+func TestCancelledWhileDocumentsFail(t *testing.T) {
 	typ := schematest.Type(t, "log")
 	ctx, cancel := context.WithCancel(t.Context())
 	f := &fake{t: t, typ: typ, bulk: func(ids []string, w http.ResponseWriter) {
-		items(w, repeat(busy429, len(ids))...)
+		items(w, repeat(down503, len(ids))...)
 		cancel()
 	}}
 	s := f.start()

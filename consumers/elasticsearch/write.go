@@ -36,42 +36,15 @@ type write struct {
 	batch stream.Batch
 }
 
-// A request is some documents in the form that _bulk takes.
-type request struct {
-	body []byte
-	docs []doc
-}
-
-// A doc is one document of a request: an action line and a source line.
-type doc struct {
-	record     int // index into the batch's records
-	start, end int // in the body
-}
-
-// only gives a request for some of this one's documents.
-func (q request) only(docs []doc) request {
-	size := 0
-	for _, d := range docs {
-		size += d.end - d.start
-	}
-	out := request{body: make([]byte, 0, size), docs: make([]doc, 0, len(docs))}
-	for _, d := range docs {
-		start := len(out.body)
-		out.body = append(out.body, q.body[d.start:d.end]...)
-		out.docs = append(out.docs, doc{d.record, start, len(out.body)})
-	}
-	return out
-}
-
 // cut makes requests of the configured size and sends each as soon as there is a slot for it. It stops early after an
 // outage: the batch comes again as a whole.
 func (w *write) cut(ctx context.Context) {
 	s, t := w.store, w.batch.Type
 	limit := int(s.cfg.Bulk)
-	room := min(limit, w.batch.Bytes*2+len(w.batch.Records)*100) + 4096
+	room := min(limit, w.batch.Bytes*2+len(w.batch.Records)*100) + 4096 // where a request is new
 	day, index, past, expired := int64(-1<<62), "", false, 0
 	now := s.Now()
-	var q request
+	var q *request
 	for i := range w.batch.Records {
 		r := &w.batch.Records[i]
 		if d := floorDay(r.TimeMicros()); d != day {
@@ -82,8 +55,8 @@ func (w *write) cut(ctx context.Context) {
 			expired++
 			continue
 		}
-		if q.body == nil {
-			q.body = make([]byte, 0, room)
+		if q == nil {
+			q = s.requests.get(room, len(w.batch.Records)-i)
 		}
 		start := len(q.body)
 		q.body = appendDoc(q.body, index, r)
@@ -92,10 +65,10 @@ func (w *write) cut(ctx context.Context) {
 			if !w.send(ctx, q) {
 				return
 			}
-			q = request{}
+			q = nil
 		}
 	}
-	if len(q.docs) > 0 && !w.send(ctx, q) {
+	if q != nil && !w.send(ctx, q) {
 		return
 	}
 	s.m.expired.WithLabelValues(t.Name).Add(float64(expired))
@@ -138,8 +111,9 @@ func appendQuoted(dst, text []byte) []byte {
 }
 
 // send starts a request once there is a slot, and says whether to go on.
-func (w *write) send(ctx context.Context, q request) bool {
-	return w.Go(ctx, func() error { return w.deliver(ctx, q) })
+func (w *write) send(ctx context.Context, q *request) bool {
+	p := &parcel{write: w, todo: []*request{q}}
+	return w.Go(ctx, func() error { return p.deliver(ctx) })
 }
 
 // refuse notes a record that can never be stored.

@@ -154,7 +154,7 @@ func (b *bench) consume(ctx context.Context, count int, each func(*kgo.Record) e
 }
 
 // sink runs a consumer group until all is durable and committed.
-func (b *bench) sink(ctx context.Context, name string, sink stream.Sink, accepted *atomic.Int64, duties func(context.Context) error, count int) error {
+func (b *bench) sink(ctx context.Context, name string, sink stream.Sink, accepted *tally, duties func(context.Context) error, count int) error {
 	group := fmt.Sprintf("%s-%s-%d", b.run, name, b.round)
 	consumer, err := stream.New(stream.Default(), group, sink, stream.Deps{
 		Kafka: b.kafka, Types: b.types.All(), Telemetry: b.tel,
@@ -171,8 +171,12 @@ func (b *bench) sink(ctx context.Context, name string, sink stream.Sink, accepte
 	b.clock.start()
 	go func() { ended <- duties(ctx) }()
 	go func() { ended <- consumer.Run(consuming) }()
-	if err := awaitAccepted(ctx, accepted, count, ended); err != nil {
-		return err
+	select {
+	case <-accepted.all:
+	case err := <-ended:
+		return fmt.Errorf("the consumer ended by itself with %d records to go: %w", accepted.left.Load(), err)
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	stopConsuming() // drains: returns when everything is durable
 	if err := <-ended; err != nil {
@@ -183,26 +187,28 @@ func (b *bench) sink(ctx context.Context, name string, sink stream.Sink, accepte
 	return errors.Join(<-ended, b.committed(context.WithoutCancel(ctx), stream.Group(group), count))
 }
 
-// awaitAccepted waits until the sink has taken every record. What it has taken, a stop drains.
-func awaitAccepted(ctx context.Context, accepted *atomic.Int64, count int, ended chan error) error {
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for accepted.Load() < int64(count) {
-		select {
-		case <-tick.C:
-		case err := <-ended:
-			return fmt.Errorf("the consumer ended by itself after %d records: %w", accepted.Load(), err)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+// tally counts the records that a sink has accepted. What it has accepted, a stop drains.
+type tally struct {
+	left atomic.Int64
+	all  chan struct{} // closed with the last one
+}
+
+func newTally(count int) *tally {
+	t := &tally{all: make(chan struct{})}
+	t.left.Store(int64(count))
+	return t
+}
+
+func (t *tally) add(n int) {
+	if left := t.left.Add(-int64(n)); left <= 0 && left+int64(n) > 0 {
+		close(t.all)
 	}
-	return nil
 }
 
 // counted is a sink that counts what it accepts.
 type counted struct {
 	stream.Sink
-	accepted *atomic.Int64
+	accepted *tally
 }
 
 func (c counted) Write(ctx context.Context, batch stream.Batch, done func(error)) error {
@@ -212,17 +218,17 @@ func (c counted) Write(ctx context.Context, batch stream.Batch, done func(error)
 // countedLake is the same for the lake, which has more abilities than a sink's.
 type countedLake struct {
 	*lake.Sink
-	accepted *atomic.Int64
+	accepted *tally
 }
 
 func (c countedLake) Write(ctx context.Context, batch stream.Batch, done func(error)) error {
 	return count(ctx, c.Sink, c.accepted, batch, done)
 }
 
-func count(ctx context.Context, sink stream.Sink, accepted *atomic.Int64, batch stream.Batch, done func(error)) error {
+func count(ctx context.Context, sink stream.Sink, accepted *tally, batch stream.Batch, done func(error)) error {
 	err := sink.Write(ctx, batch, done)
 	if err == nil {
-		accepted.Add(int64(len(batch.Records)))
+		accepted.add(len(batch.Records))
 	}
 	return err
 }
@@ -237,7 +243,7 @@ func lakeRow(ctx context.Context, b *bench, count int) error {
 	if err := apply(ctx, sink.Planner()); err != nil {
 		return err
 	}
-	n := new(atomic.Int64)
+	n := newTally(count)
 	return b.sink(ctx, "lake", countedLake{sink, n}, n, sink.Run, count)
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"sync/atomic"
 
 	"github.com/millrace/millrace/consumers/elasticsearch"
 )
@@ -19,7 +18,7 @@ func elasticsearchRow(ctx context.Context, b *bench, count int) error {
 	if err != nil {
 		return err
 	}
-	n := new(atomic.Int64)
+	n := newTally(count)
 	return b.sink(ctx, "elasticsearch", counted{store, n}, n, store.Run, count)
 }
 
