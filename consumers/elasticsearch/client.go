@@ -34,6 +34,7 @@ func newClient(cfg Config) (*client, error) {
 		TLSHandshakeTimeout:   min(cfg.Timeout, 10*time.Second),
 		ResponseHeaderTimeout: cfg.Timeout,
 		IdleConnTimeout:       90 * time.Second,
+		DisableCompression:    !cfg.Gzip, // of answers
 		MaxIdleConnsPerHost:   cfg.InFlight + 4,
 		MaxConnsPerHost:       4 * (cfg.InFlight + 4),
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/millrace/millrace/pkg/schema/schematest"
 	"github.com/millrace/millrace/pkg/serve"
 	"github.com/millrace/millrace/pkg/servertest"
+	"github.com/millrace/millrace/pkg/servertest/esproxy"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/sinktest"
 )
@@ -160,6 +161,59 @@ func TestOutages(t *testing.T) {
 				t.Errorf("done got %v, want an outage", err)
 			}
 		})
+	}
+}
+
+// TestBehindFaults writes through a proxy that turns items away, and then claims that the cluster is full of shards.
+func TestBehindFaults(t *testing.T) {
+	servers, ok := servertest.Require(t)
+	if !ok {
+		return
+	}
+	p, err := esproxy.Start(servers.Elasticsearch, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	typ := schematest.Type(t, "log")
+	direct := open(t, servers, typ)
+	cfg := direct.cfg
+	cfg.URLs = []string{p.URL()}
+	s := newStoreOf(t, cfg, typ)
+	if err := p.Set(esproxy.Faults{TurnAway: 0.3}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store(t, s, maker(typ).Batch(0, 0, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	if c := p.Counts(); c.TurnedAway < 200 || c.Forwarded != 1000 {
+		t.Errorf("the proxy turned %d items away and passed %d on, want hundreds and 1000", c.TurnedAway, c.Forwarded)
+	}
+	if n := value(t, s.m.retried.WithLabelValues("log")); n != float64(p.Counts().TurnedAway) {
+		t.Errorf("%g documents were sent again of %d that were turned away", n, p.Counts().TurnedAway)
+	}
+	for _, f := range []esproxy.Faults{{ShardLimit: 0.01}, {Status: 401}, {Status: 403}, {Status: 503}, {Refuse: true}} {
+		if err := p.Set(f); err != nil {
+			t.Fatal(err)
+		}
+		err := store(t, s, maker(typ).Batch(0, 1000, 2000))
+		var partial *stream.PartialError
+		if err == nil || errors.As(err, &partial) || errors.Is(err, stream.ErrThrottle) {
+			t.Errorf("%+v: done got %v, want an outage", f, err)
+		}
+	}
+	if err := p.Set(esproxy.Faults{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store(t, s, maker(typ).Batch(0, 1000, 2000)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(documents(t, direct, typ)); n != 2000 {
+		t.Errorf("%d documents, want 2000", n)
 	}
 }
 
