@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime/debug"
+	"time"
 )
 
 // aloneTries is how often a record panics on its own before it is a dead letter.
@@ -29,69 +31,130 @@ func (e *panicError) Error() string {
 	return fmt.Sprintf("the sink panicked: %s\n%.1600s", e.value, e.stack)
 }
 
-// aloneError is the end of a record that failed on its own.
-type aloneError struct {
-	err      error
-	attempts int
-}
-
-func (e *aloneError) Error() string { return e.err.Error() }
-func (e *aloneError) Unwrap() error { return e.err }
-
-// isPanic and isSuspect say that one record may be to blame, of which nothing is known but that it is in the batch.
+// isPanic says whether the sink panicked.
 func isPanic(err error) bool {
 	var p *panicError
 	return errors.As(err, &p)
 }
 
-func isSuspect(err error) bool { return isPanic(err) || errors.Is(err, ErrBatch) }
-
-// outage says whether trying the same again can help. A Keeper's batches are never split, since it must see each range
-// once and whole; so for a Keeper a panic is an outage, too.
-func (c *Consumer) outage(err error) bool {
-	return isOutage(err) && (c.keeper != nil || !isSuspect(err))
+// history is what is known of one record's writes, in company and alone.
+type history struct {
+	tries int
+	first time.Time // that one failed
 }
 
 // bisect writes a batch of which some record is to blame, in parts: a part that fails is halved, and after one that
 // succeeds the next is twice as large. So a single bad record costs about 2·log n writes, and a run of bad ones costs
-// aloneTries writes each, not log n. The size is kept for the partition's next batch, until a batch went through whole.
+// one write each after ErrBatch and aloneTries after a panic, not log n. The size is kept for the partition's next batch,
+// until a batch went through whole.
 func (d *delivery) bisect(ctx context.Context, size int) error {
 	records := d.batch.Records
-	failed := map[int]error{}
-	alone := 0 // times that the record at the front failed on its own
+	d.histories = make([]history, len(records))
+	for i := range d.histories {
+		d.histories[i] = history{d.attempts, d.failed}
+	}
+	bad := map[int]error{}
+	alone := 0      // times that the record at the front failed on its own
+	brakeOn := true // see probe
 	for at := 0; at < len(records); {
 		n := min(max(1, size), len(records)-at)
-		err := d.send(ctx, d.batch.part(at, at+n))
+		err := d.sendPart(ctx, at, at+n)
+		class, _ := failed(err)
 		var partial *PartialError
 		switch {
 		case err == nil, errors.As(err, &partial):
 			if partial != nil {
 				for i, err := range partial.Failed {
-					failed[at+i] = err
+					bad[at+i] = err
 				}
 			}
-			at, size, alone = at+n, 2*n, 0
-		case !isSuspect(err):
+			at, size, alone = at+n, max(size, 2*n), 0
+		case class != ClassBug:
 			return err
 		case n > 1:
 			size = n / 2
-		default:
-			if alone++; isPanic(err) && alone < aloneTries {
-				// What broke the sink may pass, as a connection being made anew; but not after a record that was bad.
-				if failed[at-1] == nil && !pause(ctx, d.c.backoff(alone)) {
-					return errGone
-				}
-				continue
+		case isPanic(err) && alone+1 < aloneTries:
+			alone++
+			// What broke the sink may pass, as a connection being made anew; but not after a record that was bad.
+			if bad[at-1] == nil && !pause(ctx, d.c.backoff(alone)) {
+				return errGone
 			}
-			failed[at] = &aloneError{err: err, attempts: alone}
+		case isPanic(err) && brakeOn && d.brake():
+			if err := d.probe(ctx, err); err != nil {
+				return err
+			}
+			// It works for some record, so the others are to blame, or it was repaired: all of them are tried again.
+			brakeOn = false
+			clear(bad)
+			at, size, alone = 0, 1, 0
+		default:
+			bad[at] = err
 			at, size, alone = at+1, 1, 0
 		}
 	}
 	d.keepSize(size)
-	if len(failed) > 0 {
-		return &PartialError{Failed: failed}
+	if len(bad) > 0 {
+		return &PartialError{Failed: bad}
 	}
 	return nil
+}
+
+// sendPart writes some records of the batch and notes it in their histories.
+func (d *delivery) sendPart(ctx context.Context, from, to int) error {
+	before := d.attempts
+	d.failed = time.Time{}
+	err := d.send(ctx, d.batch.part(from, to))
+	for i := from; i < to; i++ {
+		h := &d.histories[i]
+		h.tries += d.attempts - before
+		if h.first.IsZero() {
+			h.first = d.failed
+		}
+	}
+	return err
+}
+
+// brake says that too many records in a row panicked, over all batches of the partition, for them to be to blame.
+func (d *delivery) brake() bool {
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	d.bugs++
+	return d.bugs > d.c.cfg.Retry.Bugs
+}
+
+// unbroken notes that the sink stored something, or named what it refuses.
+func (d *delivery) unbroken() {
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	d.bugs, d.broken = 0, ""
+}
+
+// probe waits until a sink that panicked at every record works for one: a defect that came with a new version must not
+// make dead letters of a whole topic. It tries single records of the batch, any of them, since the first may be bad on
+// its own account. Its error is that the partition was given up.
+func (d *delivery) probe(ctx context.Context, err error) error {
+	for failures := 1; ; failures++ {
+		d.c.mu.Lock()
+		d.broken = fmt.Sprintf("the sink panicked at the last %d records and stored none; no more dead letters are made: "+
+			"repair the sink, or raise stream.retry.bugs where the records are to blame: %.300v", d.bugs, err)
+		d.waiting = "sink panics"
+		d.c.mu.Unlock()
+		if d.c.quiet.allow("panics " + d.key.Topic) {
+			d.c.tel.Log.Error("the sink panics at every record; no more dead letters are made, and single records are tried",
+				"topic", d.key.Topic, "partition", d.key.Partition, "first", d.batch.First, "err", err)
+		}
+		if !pause(ctx, d.c.backoff(failures)) {
+			return errGone
+		}
+		i := rand.N(len(d.batch.Records)) //nolint:gosec // any will do
+		err = d.sendPart(ctx, i, i+1)
+		switch class, bad := failed(err); {
+		case err == nil, class == ClassRecord:
+			return nil
+		case !bad, class != ClassBug:
+			return err
+		}
+	}
 }
 
 // keepSize remembers how much to write at once after this batch.

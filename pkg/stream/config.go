@@ -37,6 +37,9 @@ type Retry struct {
 	Max     time.Duration `yaml:"max"`
 	Attempt time.Duration `yaml:"attempt"` // time-out of one attempt
 	Breaker int           `yaml:"breaker"` // failures in a row after which a topic's writes stop but for single probes
+	// Bugs is how many records in a row, each of which the sink panics at, a partition gives to the dead letters. At
+	// more it waits: the sink is to blame, not the records.
+	Bugs int `yaml:"bugs"`
 }
 
 // Default suits stores that answer within seconds.
@@ -50,7 +53,7 @@ func Default() Config {
 		Drain:    20 * time.Second,
 		Stall:    2 * time.Minute,
 		Wedge:    30 * time.Second,
-		Retry:    Retry{Min: 100 * time.Millisecond, Max: 30 * time.Second, Attempt: 30 * time.Second, Breaker: 5},
+		Retry:    Retry{Min: 100 * time.Millisecond, Max: 30 * time.Second, Attempt: 30 * time.Second, Breaker: 5, Bugs: 100},
 	}
 }
 
@@ -75,6 +78,7 @@ func (c Config) Validate() error {
 	positive("retry.min", c.Retry.Min > 0, c.Retry.Min)
 	positive("retry.attempt", c.Retry.Attempt > 0, c.Retry.Attempt)
 	positive("retry.breaker", c.Retry.Breaker > 0, c.Retry.Breaker)
+	positive("retry.bugs", c.Retry.Bugs > 0, c.Retry.Bugs)
 	if c.Retry.Max < c.Retry.Min {
 		errs = append(errs, fmt.Errorf("stream.retry.max is %v: it must be at least stream.retry.min (%v)", c.Retry.Max, c.Retry.Min))
 	}

@@ -18,11 +18,10 @@ const (
 	maxErrorText  = 2048
 )
 
-// Classes of dead letters.
+// Reasons that the runtime gives itself; a *codec.BadRecord brings its own.
 const (
-	classDecode      = "decode"      // it is not what its schema says
-	classDestination = "destination" // the destination refuses its content
-	classBug         = "bug"         // the sink panics at it
+	reasonRefused = "refused" // the destination refuses the record's content
+	reasonPanic   = "panic"   // the sink panics at it
 )
 
 // HeaderReplayFor is the first header of a record that was replayed from the dead letters: the one destination it is
@@ -38,7 +37,7 @@ func forAnother(r *kgo.Record, destination string) bool {
 type letter struct {
 	record      *kgo.Record
 	destination string
-	class       string
+	class       Class // ClassRecord or ClassBug
 	reason      string
 	err         error
 	first       time.Time
@@ -52,29 +51,28 @@ func badLetter(r *kgo.Record, destination string, err error) *letter {
 		return nil
 	}
 	return &letter{
-		record: r, destination: destination, class: classDecode, reason: bad.Reason, err: bad.Err,
+		record: r, destination: destination, class: ClassRecord, reason: bad.Reason, err: bad.Err,
 		first: time.Now(), attempts: 1,
 	}
 }
 
 // refused makes the letters of records that the destination named.
 func (d *delivery) refused(partial *PartialError) []letter {
-	first := d.failed
-	if first.IsZero() {
-		first = time.Now()
-	}
 	var letters []letter
 	for i := range d.batch.Records {
 		if err := partial.Failed[i]; err != nil {
 			l := letter{
-				record: d.batch.Records[i].Source, destination: d.c.name, class: classDestination, reason: "refused",
-				err: err, first: first, attempts: d.attempts,
+				record: d.batch.Records[i].Source, destination: d.c.name, class: ClassRecord, reason: reasonRefused,
+				err: err, first: d.failed, attempts: d.attempts,
 			}
-			if alone, ok := errors.AsType[*aloneError](err); ok {
-				l.attempts = alone.attempts
+			if d.split {
+				l.first, l.attempts = d.histories[i].first, d.histories[i].tries
+			}
+			if l.first.IsZero() { // a Keeper's, whose attempt did not fail
+				l.first = time.Now()
 			}
 			if isPanic(err) {
-				l.class, l.reason = classBug, "panic"
+				l.class, l.reason = ClassBug, reasonPanic
 			}
 			letters = append(letters, l)
 		}
@@ -88,9 +86,16 @@ func (c *Consumer) bury(ctx context.Context, letters []letter) error {
 	if len(letters) == 0 {
 		return nil
 	}
+	var cluster string
+	if err := c.persist(ctx, "writing dead letters", func(ctx context.Context) (err error) {
+		cluster, err = c.clusterID(ctx)
+		return err
+	}); err != nil {
+		return err
+	}
 	records := make([]*kgo.Record, len(letters))
 	for i := range letters {
-		records[i] = letters[i].kafka(false)
+		records[i] = letters[i].kafka(cluster, false)
 	}
 	left := letters
 	return c.persist(ctx, "writing dead letters", func(ctx context.Context) error {
@@ -113,16 +118,29 @@ func (c *Consumer) bury(ctx context.Context, letters []letter) error {
 			}
 			again = append(again, left[i])
 			// What the broker finds too large would be tried for ever: its headers say where to find it.
-			retry = append(retry, left[i].kafka(errors.Is(err, kerr.MessageTooLarge)))
+			retry = append(retry, left[i].kafka(cluster, errors.Is(err, kerr.MessageTooLarge)))
 		}
 		left, records = again, retry
 		return first
 	})
 }
 
+// clusterID asks Kafka once for its cluster's id, which letters name.
+func (c *Consumer) clusterID(ctx context.Context) (string, error) {
+	if id, ok := c.cluster.Load().(string); ok {
+		return id, nil
+	}
+	m, err := c.admin.BrokerMetadata(ctx)
+	if err != nil {
+		return "", fmt.Errorf("asking Kafka for its cluster's id: %w", err)
+	}
+	c.cluster.Store(m.Cluster)
+	return m.Cluster, nil
+}
+
 // kafka is the dead letter as a record: the original with headers that say from where and why. A stub is without its
 // value.
-func (l *letter) kafka(stub bool) *kgo.Record {
+func (l *letter) kafka(cluster string, stub bool) *kgo.Record {
 	r := l.record
 	out := &kgo.Record{Topic: r.Topic + ".dlq", Key: r.Key, Value: r.Value}
 	out.Headers = append(out.Headers, r.Headers...)
@@ -133,8 +151,9 @@ func (l *letter) kafka(stub bool) *kgo.Record {
 	add("origin.partition", strconv.Itoa(int(r.Partition)))
 	add("origin.offset", strconv.FormatInt(r.Offset, 10))
 	add("origin.timestamp", r.Timestamp.UTC().Format(time.RFC3339Nano))
+	add("origin.cluster", cluster)
 	add("destination", l.destination)
-	add("class", l.class)
+	add("class", string(l.class))
 	add("reason", l.reason)
 	add("error", bounded(fmt.Sprint(l.err), maxErrorText))
 	add("first_failure", l.first.UTC().Format(time.RFC3339Nano))

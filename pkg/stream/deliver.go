@@ -10,15 +10,19 @@ import (
 	"github.com/failsafe-go/failsafe-go"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/failsafe-go/failsafe-go/retrypolicy"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace/millrace/pkg/failpoint"
 )
 
 type breaker = circuitbreaker.CircuitBreaker[any]
 
 // newBreaker makes the breaker of one topic's writes: while it is open, the retries of all its partitions wait, and
 // one at a time probes. That is the budget of retries: a destination that is down sees single calls, not the backlog.
+// One that turns work away is up: what it can take is the sink's Limiter's to find.
 func (c *Consumer) newBreaker(topic string) breaker {
 	return circuitbreaker.NewBuilder[any]().
-		HandleIf(func(_ any, err error) bool { return c.outage(err) }).
+		HandleIf(func(_ any, err error) bool { return c.again(err) && Classify(err) != ClassThrottle }).
 		WithFailureThreshold(uint(c.cfg.Retry.Breaker)).
 		WithSuccessThreshold(1).
 		WithDelay(min(c.cfg.Retry.Max, 5*time.Second)).
@@ -32,15 +36,6 @@ func (c *Consumer) newBreaker(topic string) breaker {
 		}).
 		Build()
 }
-
-// isOutage says whether trying again can help, which is the default.
-func isOutage(err error) bool {
-	var partial *PartialError
-	return err != nil && !errors.As(err, &partial) && !errors.Is(err, ErrReseek) && !errors.Is(err, errGone)
-}
-
-// errGone ends the work on a batch whose partition was given up.
-var errGone = errors.New("the partition was given up")
 
 // backoff gives a random time under a bound that doubles with each failure.
 func (c *Consumer) backoff(failures int) time.Duration {
@@ -63,7 +58,7 @@ func (c *Consumer) persist(ctx context.Context, what string, f func(context.Cont
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		c.metrics.retries.WithLabelValues(what).Inc()
+		c.metrics.retries.WithLabelValues(what, string(Classify(err))).Inc()
 		if c.quiet.allow(what) {
 			c.tel.Log.Warn("waiting and trying again", "what", what, "failures", failures, "err", err)
 		}
@@ -116,12 +111,13 @@ func (p *part) write(ctx context.Context) {
 // delivery is one batch on its way to being durable.
 type delivery struct {
 	*part
-	batch    *batch
-	accepted chan struct{}
-	once     atomic.Bool
-	attempts int
-	failed   time.Time // the first time
-	split    bool      // it is written in parts
+	batch     *batch
+	accepted  chan struct{}
+	once      atomic.Bool
+	attempts  int
+	failed    time.Time // the first time
+	histories []history // of its records, while it is written in parts
+	split     bool      // it is written in parts
 }
 
 func (d *delivery) accept() {
@@ -147,7 +143,7 @@ func (d *delivery) run(ctx context.Context) {
 	if size == 0 || d.c.keeper != nil {
 		err = d.send(ctx, b.Batch)
 	}
-	if d.c.keeper == nil && (size > 0 || isSuspect(err)) {
+	if class, _ := failed(err); d.c.keeper == nil && (size > 0 || class == ClassBug) {
 		if size == 0 {
 			size = len(b.Records) / 2
 		}
@@ -164,13 +160,17 @@ func (d *delivery) run(ctx context.Context) {
 // send writes b, which is the batch or a part of it, until the destination is no longer out.
 func (d *delivery) send(ctx context.Context, b Batch) error {
 	retry := retrypolicy.NewBuilder[any]().
-		HandleIf(func(_ any, err error) bool { return d.c.outage(err) }).
+		HandleIf(func(_ any, err error) bool { return d.c.again(err) }).
 		AbortIf(func(any, error) bool { return ctx.Err() != nil }).
 		WithMaxRetries(-1).
 		WithDelayFunc(func(e failsafe.ExecutionAttempt[any]) time.Duration { return d.c.backoff(e.Attempts()) }).
 		OnRetryScheduled(func(e failsafe.ExecutionScheduledEvent[any]) { d.retrying(e) }).
 		Build()
-	return failsafe.With(retry, d.c.breakers[d.key.Topic]).WithContext(ctx).Run(func() error { return d.attempt(ctx, b) })
+	err := failsafe.With(retry, d.c.breakers[d.key.Topic]).WithContext(ctx).Run(func() error { return d.attempt(ctx, b) })
+	if class, bad := failed(err); d.c.keeper == nil && (!bad || class == ClassRecord) {
+		d.unbroken()
+	}
+	return err
 }
 
 // conclude acts on how the batch ended.
@@ -195,8 +195,9 @@ func (d *delivery) retrying(e failsafe.ExecutionScheduledEvent[any]) {
 	if errors.Is(e.LastError(), circuitbreaker.ErrOpen) {
 		return
 	}
-	d.c.metrics.retries.WithLabelValues("writing").Inc()
-	d.setWaiting("writing")
+	if d.setWaiting("writing"); Classify(e.LastError()) == ClassThrottle {
+		d.setWaiting("throttled")
+	}
 	if d.c.quiet.allow("writing " + d.key.Topic) {
 		d.c.tel.Log.Warn("writing a batch failed; it is tried again", "topic", d.key.Topic, "partition", d.key.Partition,
 			"first", d.batch.First, "records", len(d.batch.Records), "attempt", d.attempts, "err", e.LastError())
@@ -216,11 +217,16 @@ func (d *delivery) attempt(ctx context.Context, b Batch) error {
 	defer d.c.enter(d.part, "writing a batch")()
 	result := make(chan error, 1)
 	var called atomic.Bool
+	b.source = d
 	begun := time.Now()
 	err := d.call(attempt, b, func(err error) {
 		if !called.CompareAndSwap(false, true) {
 			d.c.tel.Log.Error("the sink called done twice", "topic", d.key.Topic, "partition", d.key.Partition)
 			return
+		}
+		if err == nil {
+			failpoint.Hit("stream.acked")
+			d.late(b)
 		}
 		if d.c.keeper != nil {
 			d.kept(ctx, err)
@@ -244,13 +250,50 @@ func (d *delivery) attempt(ctx context.Context, b Batch) error {
 		}
 	}
 	d.c.metrics.writeSeconds.Observe(time.Since(begun).Seconds())
+	d.count(err)
+	return err
+}
+
+// count notes how an attempt failed, if it did.
+func (d *delivery) count(err error) {
+	class, bad := failed(err)
+	if !bad {
+		return
+	}
+	if d.failed.IsZero() {
+		d.failed = time.Now()
+	}
 	if isPanic(err) {
 		d.c.metrics.panics.Inc()
 	}
-	if err != nil && d.failed.IsZero() {
-		d.failed = time.Now()
+	if class != ClassRecord {
+		d.c.metrics.retries.WithLabelValues("writing", string(class)).Inc()
 	}
-	return err
+}
+
+// throttled is told by a Scatter when the destination turned one of its requests away.
+func (d *delivery) throttled(err error) {
+	d.c.metrics.retries.WithLabelValues("request", string(ClassThrottle)).Inc()
+	d.setWaiting("throttled")
+	if d.c.quiet.allow("throttled " + d.key.Topic) {
+		d.c.tel.Log.Warn("the destination turns work away; it is tried again, with fewer requests at once",
+			"topic", d.key.Topic, "partition", d.key.Partition, "err", err)
+	}
+}
+
+// late is a defect that is built in on order: an acknowledgement counts although its partition was given up.
+func (d *delivery) late(b Batch) {
+	if failpoint.Broken != failpoint.LateMark {
+		return
+	}
+	d.c.mu.Lock()
+	valid := d.c.ledger.Valid(d.batch.claim)
+	d.c.mu.Unlock()
+	if !valid {
+		d.c.client.CommitOffsets(context.Background(), map[string]map[int32]kgo.EpochOffset{
+			d.key.Topic: {d.key.Partition: {Epoch: -1, Offset: b.Next}},
+		}, nil)
+	}
 }
 
 // call keeps a panic of the sink from taking the process, and the other partitions, with it.
@@ -260,6 +303,7 @@ func (d *delivery) call(ctx context.Context, b Batch, done func(error)) (err err
 			err = newPanicError(r)
 		}
 	}()
+	failpoint.Hit("sink.write")
 	return d.c.sink.Write(ctx, b, done)
 }
 
@@ -311,4 +355,9 @@ func (d *delivery) resolve(partial *PartialError) {
 		applied.Inc()
 		latency.Observe(float64(max(0, now-b.Records[i].TimeMicros())) / 1e6)
 	}
+}
+
+// repeated counts records that the destination had already.
+func (d *delivery) repeated(n int) {
+	d.c.metrics.redelivered.WithLabelValues(d.key.Topic).Add(float64(n))
 }

@@ -100,14 +100,15 @@ func (l *Limiter) enter(ctx context.Context) error {
 
 func (l *Limiter) leave() { <-l.slots }
 
-// run tries a request until it is not turned away, or ctx ends. It is called with a slot.
-func (l *Limiter) run(ctx context.Context, request func() error) error {
+// run tries a request until it is not turned away, or ctx ends, and says each time that it was. It is called with a slot.
+func (l *Limiter) run(ctx context.Context, request func() error, throttled func(error)) error {
 	begun := time.Now()
 	for tries := 1; ; tries++ {
 		err := l.try(ctx, request)
-		if !errors.Is(err, ErrThrottle) {
+		if Classify(err) != ClassThrottle {
 			return err
 		}
+		throttled(err)
 		bound := min(throttleMax, throttleMin<<min(tries-1, 10))
 		if sleep(ctx, bound/2+rand.N(bound/2)) != nil { //nolint:gosec // jitter needs no secrecy
 			return fmt.Errorf("turned away %d times in %v: %w", tries, time.Since(begun).Round(time.Millisecond), err)
@@ -121,7 +122,7 @@ func (l *Limiter) try(ctx context.Context, request func() error) error {
 		return fmt.Errorf("waiting for a request to end: %w", context.Cause(ctx))
 	}
 	err = guarded(request)
-	if errors.Is(err, ErrThrottle) {
+	if Classify(err) == ClassThrottle {
 		l.throttled.Store(true)
 		_ = sleep(ctx, limiterWindow) // or who waits for the permit would be turned away at once, and who comes then
 	}

@@ -11,7 +11,7 @@ import (
 
 type metrics struct {
 	applied, dead, passed, expired, truncated, stopped, reseeks, wedged *prometheus.CounterVec
-	retries, pollErrors                                                 *prometheus.CounterVec
+	retries, pollErrors, redelivered                                    *prometheus.CounterVec
 	rebalances, late, panics, commitErrors                              prometheus.Counter
 	latency                                                             *prometheus.HistogramVec
 	batchRecords, writeSeconds                                          prometheus.Histogram
@@ -46,7 +46,8 @@ func newMetrics(reg prometheus.Registerer, c *Consumer) (*metrics, error) {
 		stopped:      counters("stopped_partitions_total", "Partitions whose reading stopped.", "topic", "reason"),
 		reseeks:      counters("reseeks_total", "Partitions that started again from the destination's offset, or from what is durable.", "topic"),
 		wedged:       counters("wedged_calls_total", "Calls of the sink or the decoder that did not come back when their time was over.", "topic"),
-		retries:      counters("retries_total", "Attempts that failed and came again.", "what"),
+		retries:      counters("retries_total", "Attempts that failed and came again, by the class of what failed.", "what", "class"),
+		redelivered:  counters("redelivered_records_total", "Records that the destination had already, where it says so.", "topic"),
 		pollErrors:   counters("poll_errors_total", "Errors of polls.", "topic"),
 		rebalances:   counter("rebalances_total", "Times that partitions were assigned, revoked or lost."),
 		late:         counter("late_acknowledgements_total", "Acknowledgements that came after the partition was given up, and were void."),

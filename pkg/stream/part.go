@@ -55,6 +55,8 @@ type part struct {
 	waiting  string    // what it waits for, where that is an outage
 	busy     int       // goroutines at work
 	size     int       // records that are written at once while some are bad; 0 is a batch
+	bugs     int       // records in a row, up to now, that panicked on their own
+	broken   string    // why no more of them become dead letters
 	changed  chan struct{}
 	seen     uint64 // step, when sample last looked
 	stuck    *call  // of the decoder, if it has not moved since

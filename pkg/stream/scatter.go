@@ -17,7 +17,8 @@ type Scatter struct {
 	mu      sync.Mutex
 	pending int           // requests, and one until Close
 	refused map[int]error // by index into the batch's records
-	err     error         // the first outage: nothing is known of the batch
+	err     error         // the first that a request gave: nothing is known of the batch
+	known   int           // records that were in the destination already
 }
 
 // NewScatter makes one for b. After Close and the last request, done is called once: with nil, with a *PartialError of
@@ -26,7 +27,7 @@ func NewScatter(limiter *Limiter, b Batch, done func(error)) *Scatter {
 	return &Scatter{limiter: limiter, batch: b, done: done, pending: 1}
 }
 
-// Go starts a request once there is room for it. It says whether to go on: after an outage the batch comes again as a
+// Go starts a request once there is room for it. It says whether to go on: after an error the batch comes again as a
 // whole, so the rest of it need not be tried. A request that gives ErrThrottle is called again after a while, until ctx
 // ends; it may keep for itself what is left to do.
 func (s *Scatter) Go(ctx context.Context, request func() error) bool {
@@ -42,11 +43,17 @@ func (s *Scatter) Go(ctx context.Context, request func() error) bool {
 		return false
 	}
 	go func() {
-		err := s.limiter.run(ctx, request)
+		err := s.limiter.run(ctx, request, s.throttled)
 		s.limiter.leave()
 		s.finish(err)
 	}()
 	return true
+}
+
+func (s *Scatter) throttled(err error) {
+	if s.batch.source != nil {
+		s.batch.source.throttled(err)
+	}
 }
 
 // guarded makes a panic an error: on a goroutine of its own it would take the process.
@@ -69,6 +76,13 @@ func (s *Scatter) Refuse(record int, err error) {
 	s.refused[record] = err
 }
 
+// Repeated notes records that the destination had already. They count once the batch is through.
+func (s *Scatter) Repeated(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known += n
+}
+
 // Close says that no request follows.
 func (s *Scatter) Close() { s.finish(nil) }
 
@@ -84,8 +98,11 @@ func (s *Scatter) finish(err error) {
 		s.err = err
 	}
 	s.pending--
-	last, err, refused := s.pending == 0, s.err, s.refused
+	last, err, refused, known := s.pending == 0, s.err, s.refused, s.known
 	s.mu.Unlock()
+	if last && err == nil && known > 0 && s.batch.source != nil {
+		s.batch.source.repeated(known)
+	}
 	switch {
 	case !last:
 	case err != nil:

@@ -14,8 +14,8 @@ import (
 // A Sink stores batches. Write returns when b is accepted, which is the backpressure, and calls done exactly once:
 // with nil when every record of b is durable, or with an error. A *PartialError names the records that can never be
 // stored, which become dead letters; all others are durable. Any other error means that nothing is known of the batch:
-// it comes again. After ErrBatch or a panic it comes in smaller parts, until the bad record is alone. An error returned
-// by Write itself means the same, and then done is not called.
+// it comes again, after ErrBatch or a panic in smaller parts, until the bad record is alone. See Class. An error
+// returned by Write itself means the same, and then done is not called.
 //
 // The same batch can come again, after a failure, a crash or a rebalance, so Write is idempotent: row keys and document
 // ids are derived from the event's id and time. Write may be called from several goroutines for different partitions;
@@ -80,6 +80,8 @@ type Batch struct {
 	Type      *schema.Type // of all records
 	Records   []codec.Record
 	Bytes     int // of the records' keys and values
+
+	source *delivery // where a Scatter tells what it sees; nil outside of the runtime
 }
 
 // PartialError names the records of a batch, by index into Batch.Records, that can never be stored.

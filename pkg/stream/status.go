@@ -99,6 +99,8 @@ func (c *Consumer) Ready() error {
 		switch {
 		case s.State == stateRecreated, s.State == stateOversized, s.State == stateHalted:
 			errs = append(errs, fmt.Errorf("partition %d of %s is stopped: %s", s.Partition, s.Topic, s.State))
+		case p.broken != "":
+			errs = append(errs, fmt.Errorf("partition %d of %s waits at offset %d: %s", s.Partition, s.Topic, s.Applied, p.broken))
 		case s.State != stateStarting && s.Lag() == 0, idle <= c.cfg.Stall:
 		default:
 			errs = append(errs, fmt.Errorf("partition %d of %s (%s) waits at offset %d and made no progress for %v",

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -47,12 +48,13 @@ type Consumer struct {
 	budget  *budget
 	quiet   quiet
 
-	client *kgo.Client
-	admin  *kadm.Client
-	spawn  func(func(context.Context)) // runs a task that ends with the consumer
-	life   func() (context.Context, context.CancelFunc)
-	ready  chan struct{} // closed once client is set: the client calls back before NewClient returns
-	commit chan struct{} // holds one token: whoever has it may commit
+	client  *kgo.Client
+	admin   *kadm.Client
+	spawn   func(func(context.Context)) // runs a task that ends with the consumer
+	life    func() (context.Context, context.CancelFunc)
+	cluster atomic.Value  // string: Kafka's id of it, once a letter needed it
+	ready   chan struct{} // closed once client is set: the client calls back before NewClient returns
+	commit  chan struct{} // holds one token: whoever has it may commit
 
 	mu       sync.Mutex
 	ledger   *ledger.Ledger

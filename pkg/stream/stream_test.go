@@ -197,10 +197,11 @@ func TestBadRecordsGoToTheDeadLetters(t *testing.T) {
 		for value, want := range map[string]map[string]string{
 			"bad one": {
 				"traceparent": "x", "millrace.origin.topic": topic, "millrace.origin.partition": "0", "millrace.origin.offset": "5",
-				"millrace.class": "decode", "millrace.reason": "malformed", "millrace.error": "it is bad", "millrace.destination": "mem",
+				"millrace.origin.cluster": "kfake",
+				"millrace.class":          "record", "millrace.reason": "malformed", "millrace.error": "it is bad", "millrace.destination": "mem",
 				"millrace.attempts": "1",
 			},
-			"0/7": {"millrace.origin.offset": "8", "millrace.class": "destination", "millrace.reason": "refused", "millrace.error": "mapping conflict"},
+			"0/7": {"millrace.origin.offset": "8", "millrace.class": "record", "millrace.reason": "refused", "millrace.error": "mapping conflict"},
 		} {
 			for k, v := range want {
 				if got[value][k] != v {
