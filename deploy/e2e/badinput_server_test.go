@@ -154,7 +154,7 @@ func (p *rawProducer) badRecords(t *testing.T) []bad {
 	} {
 		made, r := p.encode(t, b.change)
 		p.f.expect(made, b.by)
-		all = append(all, bad{b.name, r, b.by, "destination", "refused"})
+		all = append(all, bad{b.name, r, b.by, "record", "refused"})
 	}
 	return all
 }
@@ -176,16 +176,16 @@ func (p *rawProducer) undecodable(t *testing.T) []bad {
 	huge.Value = append(huge.Value, 0)
 	key := []byte("key")
 	return []bad{
-		{"no Avro", &kgo.Record{Key: key, Value: []byte(`{"src_ip":"10.0.0.1"}`)}, "", "decode", "not_avro"},
-		{"a null value", &kgo.Record{Key: key}, "", "decode", "not_avro"},
-		{"an empty value", &kgo.Record{Key: key, Value: []byte{}}, "", "decode", "not_avro"},
-		{"a head only", &kgo.Record{Value: trailing.Value[:5:5]}, "", "decode", "malformed"},
-		{"an unknown schema id", unknown, "", "decode", "unknown_schema"},
-		{"truncated", truncated, "", "decode", "malformed"},
-		{"trailing bytes", trailing, "", "decode", "malformed"},
-		{"huge, with trailing bytes", huge, "", "decode", "malformed"},
-		{"in the future", at(11 * time.Minute), "", "decode", "time_out_of_range"},
-		{"in the past", at(-8 * 24 * time.Hour), "", "decode", "time_out_of_range"},
+		{"no Avro", &kgo.Record{Key: key, Value: []byte(`{"src_ip":"10.0.0.1"}`)}, "", "record", "not_avro"},
+		{"a null value", &kgo.Record{Key: key}, "", "record", "not_avro"},
+		{"an empty value", &kgo.Record{Key: key, Value: []byte{}}, "", "record", "not_avro"},
+		{"a head only", &kgo.Record{Value: trailing.Value[:5:5]}, "", "record", "malformed"},
+		{"an unknown schema id", unknown, "", "record", "unknown_schema"},
+		{"truncated", truncated, "", "record", "malformed"},
+		{"trailing bytes", trailing, "", "record", "malformed"},
+		{"huge, with trailing bytes", huge, "", "record", "malformed"},
+		{"in the future", at(11 * time.Minute), "", "record", "time_out_of_range"},
+		{"in the past", at(-8 * 24 * time.Hour), "", "record", "time_out_of_range"},
 	}
 }
 
