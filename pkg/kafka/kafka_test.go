@@ -35,7 +35,7 @@ func TestBounds(t *testing.T) {
 		{kgo.RequestTimeoutOverhead, "RequestTimeoutOverhead", 3 * time.Second},
 		{kgo.FetchMaxWait, "FetchMaxWait", time.Second},
 		{kgo.FetchMaxBytes, "FetchMaxBytes", int32(16 << 20)},
-		{kgo.FetchMaxPartitionBytes, "FetchMaxPartitionBytes", int32(1 << 20)},
+		{kgo.FetchMaxPartitionBytes, "FetchMaxPartitionBytes", int32(256 << 10)},
 		{kgo.BrokerMaxReadBytes, "BrokerMaxReadBytes", int32(64 << 20)},
 		{kgo.MaxDecompressBatchBytes, "MaxDecompressBatchBytes", 64 << 20},
 		{kgo.ProduceRequestTimeout, "ProduceRequestTimeout", 5 * time.Second},
