@@ -141,6 +141,7 @@ func (p *parcel) send(ctx context.Context) error {
 		s.requests.put(q)
 		return nil
 	}
+	sent := len(q.docs)
 	s.m.retried.WithLabelValues(p.batch.Type.Name).Add(float64(len(left.docs)))
 	p.todo[0] = q.only(left.docs)
 	s.requests.put(q)
@@ -156,7 +157,11 @@ func (p *parcel) send(ctx context.Context) error {
 	}
 	p.failures = 0
 	if left.turnedAway != nil {
-		return fmt.Errorf("%w: %d documents: %w", stream.ErrThrottle, len(left.docs), left.turnedAway)
+		how := stream.ErrThrottle
+		if len(left.docs) < sent {
+			how = stream.ErrThrottlePart
+		}
+		return fmt.Errorf("%w: %d documents: %w", how, len(left.docs), left.turnedAway)
 	}
 	return nil
 }
@@ -224,6 +229,7 @@ func (p *parcel) sort(docs []doc, answer *bulkAnswer) (left leftover, err error)
 	}
 	m.documents.WithLabelValues(name).Add(float64(stored))
 	m.duplicates.WithLabelValues(name).Add(float64(repeated))
+	p.Repeated(repeated)
 	return left, nil
 }
 

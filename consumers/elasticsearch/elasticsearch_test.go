@@ -337,10 +337,12 @@ func TestThrottle(t *testing.T) {
 				q.body = appendDoc(q.body, "i", &b.Records[i])
 				q.docs = append(q.docs, doc{i, start, len(q.body)})
 			}
-			p := &parcel{write: &write{store: s, batch: b}, todo: []*request{q}}
-			for range 3 {
-				if err := p.deliver(t.Context()); !errors.Is(err, stream.ErrThrottle) {
-					t.Errorf("got %v, want a throttle", err)
+			scatter := stream.NewScatter(s.limit, b, func(error) {})
+			p := &parcel{write: &write{Scatter: scatter, store: s, batch: b}, todo: []*request{q}}
+			for i := range 3 {
+				err := p.deliver(t.Context())
+				if part := i == 0 && len(c.left) < 3; !errors.Is(err, stream.ErrThrottle) || errors.Is(err, stream.ErrThrottlePart) != part {
+					t.Errorf("got %v, want a throttle, of a part: %t", err, part)
 				}
 			}
 			for _, ids := range f.requests()[1:] {

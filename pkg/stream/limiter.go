@@ -17,6 +17,10 @@ import (
 // sees delays the batch, and never makes a dead letter.
 var ErrThrottle = errors.New("the destination turns work away")
 
+// ErrThrottlePart is ErrThrottle for a part of a request, of which the rest was taken: what is left is tried again soon,
+// however often that was so.
+var ErrThrottlePart = fmt.Errorf("%w, but took a part of the request", ErrThrottle)
+
 // A Limiter bounds the requests of a sink that are under way, over all its batches, and lowers the bound while the
 // destination turns work away. Each request has a slot for its whole life, of which there are as many as the bound at
 // best, and each of its tries a permit, of which there are fewer while the destination is overloaded. A request that
@@ -103,13 +107,18 @@ func (l *Limiter) leave() { <-l.slots }
 // run tries a request until it is not turned away, or ctx ends, and says each time that it was. It is called with a slot.
 func (l *Limiter) run(ctx context.Context, request func() error, throttled func(error)) error {
 	begun := time.Now()
+	waits := 0 // since the destination took a part
 	for tries := 1; ; tries++ {
 		err := l.try(ctx, request)
 		if Classify(err) != ClassThrottle {
 			return err
 		}
 		throttled(err)
-		bound := min(throttleMax, throttleMin<<min(tries-1, 10))
+		if errors.Is(err, ErrThrottlePart) {
+			waits = 0
+		}
+		bound := min(throttleMax, throttleMin<<min(waits, 10))
+		waits++
 		if sleep(ctx, bound/2+rand.N(bound/2)) != nil { //nolint:gosec // jitter needs no secrecy
 			return fmt.Errorf("turned away %d times in %v: %w", tries, time.Since(begun).Round(time.Millisecond), err)
 		}

@@ -131,3 +131,27 @@ func TestLimiterFollowsADestinationThatTurnsWorkAway(t *testing.T) {
 		})
 	}
 }
+
+// TestLimiterGoesOnSoonAfterProgress: a request that is taken part by part does not wait as one that is not taken at all.
+func TestLimiterGoesOnSoonAfterProgress(t *testing.T) {
+	for err, most := range map[error]time.Duration{stream.ErrThrottlePart: 5 * time.Second, stream.ErrThrottle: 2 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			ended := make(chan error, 1)
+			scatter := stream.NewScatter(stream.NewLimiter(4), stream.Batch{}, func(err error) { ended <- err })
+			begun, parts := time.Now(), 0
+			scatter.Go(t.Context(), func() error {
+				if parts++; parts == 20 {
+					return nil
+				}
+				return err
+			})
+			scatter.Close()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(begun); took > most || took < most/4 {
+				t.Errorf("%v 19 times took %v, want at most %v and not far from it", err, took, most)
+			}
+		})
+	}
+}
