@@ -2,7 +2,8 @@
 //
 // A document's id is its event's id and it is only ever created, in the index of its event time: a replay finds it
 // there and changes nothing. Only what Elasticsearch refuses for a document's own content, by a closed list of error
-// types found by experiment, is a dead letter; everything else is an outage and comes again.
+// types found by experiment, is a dead letter. What it has no room for now (429) is sent again alone, with fewer requests
+// at once; everything else is an outage and comes again.
 //
 // Templates come before documents: without one Elasticsearch would guess the fields' types.
 package elasticsearch

@@ -119,6 +119,9 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasSuffix(r.URL.Path, "/_mapping"):
 		_, _ = fmt.Fprint(w, `{}`)
 	case r.URL.Path == "/_bulk":
+		if got := r.URL.Query().Get("filter_path"); got != bulkPath {
+			f.t.Errorf("filter_path is %q", got)
+		}
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			f.t.Error(err)
@@ -446,6 +449,54 @@ func TestCutsBySize(t *testing.T) {
 	}
 	if len(f.requests()) < 5 || len(seen) != 200 {
 		t.Errorf("%d requests with %d documents, want several and 200", len(f.requests()), len(seen))
+	}
+}
+
+// TestInFlight: as many requests as configured are under way at once, of one batch or of several, and no more.
+func TestInFlight(t *testing.T) {
+	typ := schematest.Type(t, "log")
+	var mu sync.Mutex
+	busy, most, full := 0, 0, make(chan struct{})
+	f := &fake{t: t, typ: typ}
+	s := f.start()
+	f.bulk = func(ids []string, w http.ResponseWriter) {
+		mu.Lock()
+		busy++
+		if most = max(most, busy); busy == s.cfg.InFlight && !isClosed(full) {
+			close(full)
+		}
+		mu.Unlock()
+		select {
+		case <-full:
+		case <-time.After(time.Minute):
+			t.Error("fewer requests at once than configured")
+		}
+		mu.Lock()
+		busy--
+		mu.Unlock()
+		items(w, repeat(ok201, len(ids))...)
+	}
+	s.cfg.Bulk = 4 << 10
+	var wait sync.WaitGroup
+	for p := range int32(2) {
+		wait.Go(func() {
+			if err := store(t, s, maker(typ).Batch(p, 0, 200)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	if most != s.cfg.InFlight {
+		t.Errorf("%d requests at once, want %d", most, s.cfg.InFlight)
+	}
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
