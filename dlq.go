@@ -56,9 +56,10 @@ type (
 	dlqReplayCmd struct {
 		dlqFlags
 		dlqResolve
-		Why      string `placeholder:"TEXT" help:"What was repaired; it is kept with the letter."`
-		MaxLoops int    `default:"3" help:"Refuse a record that was replayed so often already (${default})."`
-		Force    bool   `help:"Replay it all the same."`
+		Why      string        `placeholder:"TEXT" help:"What was repaired; it is kept with the letter."`
+		Confirm  time.Duration `default:"30s" help:"Wait so long for the destinations to acknowledge; 0s: not at all (${default})."`
+		MaxLoops int           `default:"3" help:"Refuse a record that was replayed so often already (${default})."`
+		Force    bool          `help:"Replay it all the same, also one that is being replayed or is of another cluster."`
 	}
 	dlqDiscardCmd struct {
 		dlqFlags
@@ -69,15 +70,16 @@ type (
 
 // Help is the long text of --help.
 func (dlqListCmd) Help() string {
-	return `A row for each topic, destination and reason, most open letters first. A letter is open until it is replayed or
-discarded. FIRST and LAST are when a letter of the row, open or not, was written.
+	return `A row for each topic, destination and reason, most open letters first. A letter is OPEN until it is replayed or
+discarded, REPLAYING until the destination has acknowledged the replay, then RESOLVED. FIRST and LAST are when a letter of
+the row, open or not, was written.
 
 Example: millrace dlq list --config /etc/millrace.yaml --topic millrace.log`
 }
 
 // Help is the long text of --help.
 func (dlqShowCmd) Help() string {
-	return `Without a letter's address: the newest open ones that the flags leave.
+	return `Without a letter's address: the newest that the flags leave and that are not resolved.
 
 Example: millrace dlq show millrace.log.dlq/0/17`
 }
@@ -85,8 +87,9 @@ Example: millrace dlq show millrace.log.dlq/0/17`
 // Help is the long text of --help.
 func (dlqReplayCmd) Help() string {
 	return `The record's own bytes are published to the topic they came from, marked for the destination that refused them; all
-others pass over them. Once Kafka has acknowledged that, the letter is resolved. A destination that refuses the record
-again makes a new letter.
+others pass over them. The letter is resolved once the destination has acknowledged it; one that refuses the record again
+makes a new letter. The command waits --confirm for that and says how many have; what is not acknowledged by then may be
+later, as list and show tell. The exit code is not 0 when a letter could not be replayed, or Kafka gave an error.
 
 Example: millrace dlq replay --destination elasticsearch --reason refused --why "mapping repaired" --dry-run`
 }
@@ -110,20 +113,19 @@ func (c *dlqFlags) filter(letters ...string) (dlq.Filter, error) {
 	return f, nil
 }
 
-// box gives the letters, and how long they may be read.
-func (c *dlqFlags) box(ctx context.Context, e *env) (*dlq.Box, context.Context, context.CancelFunc, error) {
+// box gives the letters.
+func (c *dlqFlags) box(e *env) (*dlq.Box, error) {
 	s, err := e.system(c.Config, c.Data)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.Wait)
-	return s.letters(e.now), ctx, cancel, nil
+	return s.letters(e.now), nil
 }
 
 // letters are the dead letters of the system's types.
 func (s *system) letters(now func() time.Time) *dlq.Box {
 	return &dlq.Box{
-		Kafka: s.kafka, Types: s.types.All(), Now: now,
+		Kafka: s.kafka, Types: s.types.All(), Now: now, Log: s.tel.With("dlq").Log,
 		Decoder: func(typeName string) dlq.Decoder { return s.codec.Decoder(typeName) },
 	}
 }
@@ -137,10 +139,11 @@ func asked(err error) error {
 }
 
 func (c *dlqListCmd) Run(ctx context.Context, e *env) error {
-	box, ctx, cancel, err := c.box(ctx, e)
+	box, err := c.box(e)
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.Wait)
 	defer cancel()
 	filter, err := c.filter()
 	if err != nil {
@@ -158,10 +161,10 @@ func (c *dlqListCmd) Run(ctx context.Context, e *env) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "TOPIC\tDESTINATION\tREASON\tOPEN\tRESOLVED\tFIRST\tLAST")
+	fmt.Fprintln(w, "TOPIC\tDESTINATION\tREASON\tOPEN\tREPLAYING\tRESOLVED\tFIRST\tLAST")
 	for _, g := range answer.Groups {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\n", g.Topic, cmp.Or(plain(g.Destination), "-"), cmp.Or(plain(g.Reason), "-"), g.Open, g.Resolved,
-			g.First.Format(time.RFC3339), g.Last.Format(time.RFC3339))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", g.Topic, cmp.Or(plain(g.Destination), "-"), cmp.Or(plain(g.Reason), "-"),
+			g.Open, g.Replaying, g.Resolved, g.First.Format(time.RFC3339), g.Last.Format(time.RFC3339))
 	}
 	return w.Flush()
 }
@@ -178,10 +181,11 @@ func (c *dlqShowCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	box, ctx, cancel, err := c.box(ctx, e)
+	box, err := c.box(e)
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.Wait)
 	defer cancel()
 	var letters []*dlq.Letter
 	if c.Letter != "" {
@@ -230,15 +234,21 @@ func printLetter(out io.Writer, v *dlq.View) {
 	}
 	fmt.Fprintf(out, "%s  %s\n", v.Letter, plain(v.State))
 	if r := v.Resolution; r != nil {
-		line("  resolved", strings.TrimSpace(fmt.Sprintf("by %s at %s  %s", r.By, r.Time.Format(time.RFC3339), r.Why)))
+		from := strings.TrimSpace(" " + r.From)
+		line("  "+r.How, strings.TrimSpace(fmt.Sprintf("by %s at %s  %s", strings.TrimSpace(r.By+" "+from), r.Time.Format(time.RFC3339), r.Why)))
+		if r.Replay != nil {
+			line("  replay", fmt.Sprintf("%s/%d/%d", r.Replay.Topic, r.Replay.Partition, r.Replay.Offset))
+		}
 	}
+	line("  waits for", v.Waits)
+	line("  became", v.Became)
 	line("  destination", v.Destination)
 	line("  reason", strings.TrimPrefix(v.Class+": "+v.Reason, ": "))
 	line("  error", fmt.Sprintf("%.400q", v.Error))
 	line("  since", fmt.Sprintf("%s, %d attempts, %d replays", cmp.Or(v.FirstFailure, v.At.Format(time.RFC3339Nano)), v.Attempts, v.Replays))
-	line("  origin", fmt.Sprintf("%s/%d/%d  %s", v.Origin.Topic, v.Origin.Partition, v.Origin.Offset, v.Origin.Timestamp))
+	line("  origin", printOrigin(&v.Origin))
 	if v.First != nil {
-		line("  first origin", fmt.Sprintf("%s/%d/%d  %s", v.First.Topic, v.First.Partition, v.First.Offset, v.First.Timestamp))
+		line("  first origin", printOrigin(v.First))
 	}
 	if v.Key != nil {
 		line("  key", fmt.Sprintf("%.200q", v.Key.String()))
@@ -260,62 +270,84 @@ func printLetter(out io.Writer, v *dlq.View) {
 	line("  bytes", strings.TrimSpace(fmt.Sprintf("%d  %s", v.Bytes, hex)))
 }
 
+func printOrigin(o *dlq.Origin) string {
+	at := fmt.Sprintf("%s/%d/%d  %s", o.Topic, o.Partition, o.Offset, o.Timestamp)
+	if o.Cluster != "" {
+		at += "  in cluster " + o.Cluster
+	}
+	return at
+}
+
 func (c *dlqReplayCmd) Run(ctx context.Context, e *env) error {
-	if c.MaxLoops < 1 {
-		return usageError{fmt.Errorf("--max-loops=%d: it must be at least 1", c.MaxLoops)}
+	if c.Confirm < 0 {
+		return usageError{fmt.Errorf("--confirm=%s: it must not be negative", c.Confirm)}
+	}
+	box, err := c.box(e)
+	if err != nil {
+		return err
 	}
 	o := dlq.Order{Why: c.Why, MaxLoops: c.MaxLoops, Force: c.Force}
-	return c.resolve(ctx, e, &c.dlqFlags, o, dlq.Replayed, (*dlq.Box).Replay)
+	report, failed := c.resolve(ctx, e, &c.dlqFlags, o, "replaying", box.Replay)
+	if len(report.Sent) == 0 || c.Confirm == 0 {
+		return failed
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Confirm+c.Wait)
+	defer cancel()
+	done, err := box.Confirm(ctx, c.Confirm, report.Sent)
+	if err != nil {
+		return errors.Join(failed, fmt.Errorf("finding out what became of the replays, which are published: %w", err))
+	}
+	fmt.Fprintf(e.stdout, "acknowledged: %d; refused again: %d; still waiting: %d\n", done.Stored, done.Refused, done.Waiting)
+	return failed
 }
 
 func (c *dlqDiscardCmd) Run(ctx context.Context, e *env) error {
-	if len(c.Letter) == 0 && c.Topic == "" && c.Destination == "" && c.Reason == "" {
-		return usageError{errors.New("say which letters: their addresses, --topic, --destination or --reason")}
+	box, err := c.box(e)
+	if err != nil {
+		return err
 	}
-	return c.resolve(ctx, e, &c.dlqFlags, dlq.Order{Why: c.Why}, dlq.Discarded, (*dlq.Box).Discard)
+	_, err = c.resolve(ctx, e, &c.dlqFlags, dlq.Order{Why: c.Why}, dlq.Discarded, box.Discard)
+	return err
 }
 
 // resolve replays or discards, a line for each letter.
 func (c *dlqResolve) resolve(
 	ctx context.Context, e *env, flags *dlqFlags, o dlq.Order, how string,
-	do func(*dlq.Box, context.Context, dlq.Order) (dlq.Report, error),
-) error {
-	if c.Limit < 1 {
-		return usageError{fmt.Errorf("--limit=%d: it must be at least 1", c.Limit)}
-	}
+	do func(context.Context, dlq.Order) (dlq.Report, error),
+) (dlq.Report, error) {
 	var err error
 	if o.Filter, err = flags.filter(c.Letter...); err != nil {
-		return err
+		return dlq.Report{}, err
 	}
-	box, ctx, cancel, err := flags.box(ctx, e)
-	if err != nil {
-		return err
-	}
-	defer cancel()
 	if c.DryRun {
 		how = "would be " + how
 	}
 	o.Limit, o.DryRun, o.By = c.Limit, c.DryRun, cmp.Or(c.By, whoami())
 	o.Said = func(l *dlq.Letter, err error) {
 		if err != nil {
-			fmt.Fprintln(e.stderr, err)
+			fmt.Fprintln(e.stderr, plain(err.Error()))
 			return
 		}
 		fmt.Fprintf(e.stdout, "%s  %s  %s  %s\n", l.Address, plain(l.Destination), plain(l.Reason), how)
 	}
-	report, err := do(box, ctx, o)
-	fmt.Fprintf(e.stdout, "%s: %d", how, report.Resolved)
+	ctx, cancel := context.WithTimeout(ctx, flags.Wait)
+	defer cancel()
+	report, err := do(ctx, o)
+	if errors.Is(err, dlq.ErrQuery) {
+		return report, usageError{err}
+	}
+	fmt.Fprintf(e.stdout, "%s: %d", how, report.Done)
 	if report.Refused > 0 {
 		fmt.Fprintf(e.stdout, "; refused: %d", report.Refused)
 	}
-	if report.Left {
+	if report.More {
 		fmt.Fprint(e.stdout, "; there are more: --limit")
 	}
 	fmt.Fprintln(e.stdout)
 	if err == nil && report.Refused > 0 {
-		return errors.New("what was refused stays open")
+		err = errors.New("not for all of the letters: see above")
 	}
-	return asked(err)
+	return report, err
 }
 
 // whoami is who runs this, for the resolution.

@@ -1,20 +1,22 @@
 // Package dlq reads the dead-letter topics, and resolves letters in them: by replay to the destination that refused
 // them, or by discarding them with a reason.
 //
-// A letter is open until a resolution record is appended after it, to the same partition of the same topic: a record
-// with an empty value, whose headers name the letter's offset and say what was done, by whom, when and why. Nothing is
-// ever changed or deleted; that is left to the topic's retention. A replay is the letter's original bytes, published to
-// the topic they came from, with [stream.HeaderReplayFor] as the first header, so that only the destination that
-// refused them takes them.
+// A letter is resolved by a resolution record that is appended after it, to the same partition of the same topic: a
+// record with an empty value, whose headers name the letter's offset and say what was done, by whom, when and why.
+// Nothing is ever changed or deleted; that is left to the topic's retention. A replay is the letter's original bytes,
+// published to the topic they came from, with [stream.HeaderReplayFor] as the first header, so that only the destination
+// that refused them takes them. Its resolution record says where it lies: the letter is done with once the destination
+// has committed that place, or has made a new letter of it.
 //
-// Each operation reads from the log's start to the end as it is when the operation begins, and keeps what it sums up,
-// not what it reads.
+// Each operation reads from the log's start to the end as it is when the operation begins, twice: what became of the
+// letters, then the letters. It keeps what it sums up, not what it reads.
 package dlq
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,6 +41,7 @@ type Box struct {
 	Types   []*schema.Type
 	Decoder func(typeName string) Decoder
 	Now     func() time.Time
+	Log     *slog.Logger // what is done over HTTP
 }
 
 // Filter says which letters are meant. Empty parts mean all.
@@ -48,6 +51,8 @@ type Filter struct {
 	Reason      string
 	Letters     []Address
 	All         bool // resolved letters too; List counts both anyway
+
+	named map[Address]bool // Letters
 }
 
 // Address is where a letter lies.
@@ -125,5 +130,5 @@ func (f *Filter) has(l *Letter) bool {
 	return (f.Topic == "" || strings.TrimSuffix(f.Topic, suffix)+suffix == l.Topic) &&
 		(f.Destination == "" || f.Destination == l.Destination) &&
 		(f.Reason == "" || f.Reason == l.Reason) &&
-		(len(f.Letters) == 0 || slices.Contains(f.Letters, l.Address))
+		(len(f.Letters) == 0 || f.named[l.Address])
 }

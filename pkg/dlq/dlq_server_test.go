@@ -76,11 +76,11 @@ func TestOnKafka(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].First.Before(began) || list[0].Topic != typ.DLQName() {
 		t.Errorf("%+v, %v", list, err)
 	}
-	if report, said := w.replay(Order{Limit: 3}); report.Resolved != 3 || !report.Left {
+	if report, said := w.replay(Order{Limit: 3}); report.Done != 3 || !report.More {
 		t.Errorf("%+v %v", report, said)
 	}
 	w.wantCounts("lake refused 2/3")
-	if report := w.discard(Order{Why: "a test's"}); report.Resolved != 2 {
+	if report := w.discard(Order{Why: "a test's"}); report.Done != 2 {
 		t.Errorf("%+v", report)
 	}
 	w.wantCounts("lake refused 0/5")

@@ -25,7 +25,10 @@ const (
 	headerLetter     = prefix + "resolution.letter"
 	headerBy         = prefix + "resolution.by"
 	headerWhy        = prefix + "resolution.why"
+	headerFrom       = prefix + "resolution.from"
 	headerTime       = prefix + "resolution.time"
+	headerReplay     = prefix + "resolution.replay" // where the replay lies
+	headerTopicID    = prefix + "resolution.topic_id"
 )
 
 // How letters are resolved.
@@ -36,6 +39,7 @@ const (
 
 // Origin is where a record was first.
 type Origin struct {
+	Cluster   string `json:"cluster,omitempty"`
 	Topic     string `json:"topic"`
 	Partition int32  `json:"partition"`
 	Offset    int64  `json:"offset"`
@@ -55,18 +59,33 @@ type Letter struct {
 	Error        string
 	FirstFailure string
 	Attempts     int
-	Loops        int         // how often it has been replayed
-	Dropped      int         // bytes of the value, where the letter could not hold it
-	Resolution   *Resolution // nil while it is open
+	Loops        int // how often it has been replayed
+	Dropped      int // bytes of the value, where the letter could not hold it
+	State        State
+	Resolution   *Resolution // nil while nothing was done about it
+	Waits        string      // for what, or why it is open in spite of a replay
+	Became       *Address    // the letter that its replay became
 	Record       *kgo.Record // as it lies in the dead-letter topic
 }
 
 // Resolution says what became of a letter.
 type Resolution struct {
-	How  string    `json:"how"`
-	By   string    `json:"by"`
-	Why  string    `json:"why,omitempty"`
-	Time time.Time `json:"time"`
+	How    string    `json:"how"`
+	By     string    `json:"by"`
+	From   string    `json:"from,omitempty"` // the address that asked, over HTTP
+	Why    string    `json:"why,omitempty"`
+	Time   time.Time `json:"time"`
+	Replay *Replay   `json:"replay,omitempty"`
+
+	destination string // of the letter
+}
+
+// Replay is where a letter was published again.
+type Replay struct {
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+	Offset    int64  `json:"offset"`
+	TopicID   string `json:"topic_id"` // a topic that was made anew is another one
 }
 
 func parseLetter(r *kgo.Record) *Letter {
@@ -82,6 +101,8 @@ func parseLetter(r *kgo.Record) *Letter {
 		case "origin.topic":
 			origins++
 			l.Origin = Origin{Topic: value, Partition: -1, Offset: -1}
+		case "origin.cluster":
+			l.Origin.Cluster = value
 		case "origin.partition":
 			l.Origin.Partition = int32(number(value, 32)) //nolint:gosec // it was parsed as 32 bits
 		case "origin.offset":
@@ -125,6 +146,7 @@ func number(s string, bits int) int64 {
 // so is none, whatever its producer put there.
 func parseResolution(r *kgo.Record) (res Resolution, letter int64, ok bool) {
 	letter = -1
+	replay := Replay{Partition: -1, Offset: -1}
 	for _, h := range r.Headers {
 		value := string(h.Value)
 		switch h.Key {
@@ -138,17 +160,48 @@ func parseResolution(r *kgo.Record) (res Resolution, letter int64, ok bool) {
 			res.By = value
 		case headerWhy:
 			res.Why = value
+		case headerFrom:
+			res.From = value
 		case headerTime:
 			res.Time, _ = time.Parse(time.RFC3339Nano, value)
+		case headerReplay:
+			topic, partition, offset := splitPlace(value)
+			replay.Topic, replay.Partition, replay.Offset = topic, partition, offset
+		case headerTopicID:
+			replay.TopicID = value
+		case prefix + "destination":
+			res.destination = value
 		}
+	}
+	if res.How == Replayed {
+		res.Replay = &replay
 	}
 	return res, letter, res.How != ""
 }
 
-// resolve makes the record that resolves a letter. It repeats what the letter is counted by, so that whoever counts
-// need not remember the letters.
+// replayOf gives the letter that a letter was before it was replayed and refused again.
+func replayOf(r *kgo.Record) (Address, bool) {
+	for _, h := range r.Headers {
+		if h.Key == headerReplayLetter {
+			a, err := ParseAddress(string(h.Value))
+			return a, err == nil && a.Topic == r.Topic && (a.Partition != r.Partition || a.Offset < r.Offset)
+		}
+	}
+	return Address{}, false
+}
+
+// splitPlace reads topic/partition/offset; what is none is -1.
+func splitPlace(s string) (topic string, partition int32, offset int64) {
+	parts := strings.Split(s, "/")
+	if len(parts) != 3 {
+		return s, -1, -1
+	}
+	return parts[0], int32(number(parts[1], 32)), number(parts[2], 64) //nolint:gosec // it was parsed as 32 bits
+}
+
+// resolve makes the record that resolves a letter. It says what the letter was, for whoever reads the topic without it.
 func (l *Letter) resolve(res Resolution) *kgo.Record {
-	return &kgo.Record{Topic: l.Topic, Partition: l.Partition, Key: l.Record.Key, Headers: headers(
+	out := &kgo.Record{Topic: l.Topic, Partition: l.Partition, Key: l.Record.Key, Headers: headers(
 		headerResolution, res.How,
 		headerLetter, strconv.FormatInt(l.Offset, 10),
 		headerBy, res.By,
@@ -158,6 +211,13 @@ func (l *Letter) resolve(res Resolution) *kgo.Record {
 		prefix+"class", l.Class,
 		prefix+"reason", l.Reason,
 	)}
+	if res.From != "" {
+		out.Headers = append(out.Headers, headers(headerFrom, res.From)...)
+	}
+	if r := res.Replay; r != nil {
+		out.Headers = append(out.Headers, headers(headerReplay, fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset), headerTopicID, r.TopicID)...)
+	}
+	return out
 }
 
 // replay makes the original record again, for the destination that refused it, in the partition it was in.
@@ -171,6 +231,7 @@ func (l *Letter) replay() *kgo.Record {
 		headerOrigin+"partition", strconv.Itoa(int(l.First.Partition)),
 		headerOrigin+"offset", strconv.FormatInt(l.First.Offset, 10),
 		headerOrigin+"timestamp", l.First.Timestamp,
+		headerOrigin+"cluster", l.First.Cluster,
 	)
 	for _, h := range l.Record.Headers {
 		if !strings.HasPrefix(h.Key, prefix) {
@@ -181,13 +242,14 @@ func (l *Letter) replay() *kgo.Record {
 }
 
 // refusal says why a letter cannot be replayed; nil where it can.
-func (l *Letter) refusal(maxLoops int, force bool) error {
+func (l *Letter) refusal(cluster string, maxLoops int, force bool) error {
 	switch {
 	case l.Origin.Topic+suffix != l.Topic || l.Origin.Partition < 0 || l.Destination == "":
 		return fmt.Errorf("%s: its headers do not say where it is from: no consumer of Millrace wrote it", l)
-	case l.Dropped > 0 && len(l.Record.Value) == 0:
-		return fmt.Errorf("%s: its value (%d bytes) did not fit into the letter; it lies at %s/%d/%d while that is retained",
-			l, l.Dropped, l.Origin.Topic, l.Origin.Partition, l.Origin.Offset)
+	case l.Origin.Cluster != "" && l.Origin.Cluster != cluster && !force:
+		return fmt.Errorf("%s: it is from the Kafka cluster %s, and this is %s: replay it there, or use --force", l, l.Origin.Cluster, cluster)
+	case l.State == Replaying && !force:
+		return fmt.Errorf("%s: it is being replayed: %s; --force publishes it once more", l, l.Waits)
 	case l.Loops >= maxLoops && !force:
 		return fmt.Errorf("%s: it was replayed %d times and refused each time: find out why, then use --force, or discard it", l, l.Loops)
 	}

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 const (
@@ -24,6 +22,7 @@ type Group struct {
 	Class       string    `json:"class"`
 	Reason      string    `json:"reason"`
 	Open        int64     `json:"open"`
+	Replaying   int64     `json:"replaying"` // published again, and not acknowledged by the destination
 	Resolved    int64     `json:"resolved"`
 	First       time.Time `json:"first_seen"`
 	Last        time.Time `json:"last_seen"`
@@ -44,36 +43,27 @@ func (g groups) of(l *Letter) *Group {
 	return g[k]
 }
 
-// List counts letters, most open first. It reads each topic once and remembers a bit for each resolved letter.
+// List counts letters, most open first.
 func (b *Box) List(ctx context.Context, f Filter) ([]Group, error) {
-	topics, err := b.topics(f)
+	f.All = true
+	v, err := b.look(ctx, &f)
 	if err != nil {
 		return nil, err
 	}
-	spans, err := b.spans(ctx, topics)
-	if err != nil {
-		return nil, err
-	}
-	sums, done := groups{}, marks{}
-	err = b.scan(ctx, spans, func(r *kgo.Record) error {
-		_, offset, resolution := parseResolution(r)
-		l := parseLetter(r) // a resolution bears its letter's names
-		if len(f.Letters) > 0 || !f.has(l) {
-			return nil
-		}
-		p := place{r.Topic, r.Partition}
-		switch {
-		case !resolution:
-			g := sums.of(l)
+	sums := groups{}
+	err = b.letters(ctx, &f, v, func(l *Letter) error {
+		g := sums.of(l)
+		switch l.State {
+		case Open:
 			g.Open++
-			g.seen(r.Timestamp)
-		case offset >= spans[p].start && offset < r.Offset && done.add(p, offset): // else a repeat, or its letter is gone
-			g := sums.of(l)
-			g.Open--
+		case Replaying:
+			g.Replaying++
+		default:
 			g.Resolved++
 		}
+		g.seen(l.At)
 		return nil
-	})
+	}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +72,7 @@ func (b *Box) List(ctx context.Context, f Filter) ([]Group, error) {
 		out = append(out, *g)
 	}
 	slices.SortFunc(out, func(a, b Group) int {
-		return cmp.Or(cmp.Compare(b.Open, a.Open), strings.Compare(a.Topic, b.Topic), strings.Compare(a.Destination, b.Destination),
+		return cmp.Or(cmp.Compare(b.Open, a.Open), cmp.Compare(b.Replaying, a.Replaying), strings.Compare(a.Topic, b.Topic), strings.Compare(a.Destination, b.Destination),
 			strings.Compare(a.Reason, b.Reason), strings.Compare(a.Class, b.Class))
 	})
 	return out, nil
@@ -99,17 +89,13 @@ func (g *Group) seen(at time.Time) {
 
 // Newest gives the newest n letters that a filter means, newest first: fewer where they would be too large together.
 func (b *Box) Newest(ctx context.Context, f Filter, n int) ([]*Letter, error) {
-	topics, err := b.topics(f)
-	if err != nil {
-		return nil, err
-	}
-	spans, err := b.spans(ctx, topics)
+	v, err := b.look(ctx, &f)
 	if err != nil {
 		return nil, err
 	}
 	var held []*Letter
 	bytes := 0
-	err = b.letters(ctx, f, spans, func(l *Letter) error {
+	err = b.letters(ctx, &f, v, func(l *Letter) error {
 		held = append(held, l)
 		bytes += size(l)
 		slices.SortStableFunc(held, func(a, b *Letter) int { return a.At.Compare(b.At) })
@@ -118,7 +104,13 @@ func (b *Box) Newest(ctx context.Context, f Filter, n int) ([]*Letter, error) {
 			held = slices.Delete(held, 0, 1)
 		}
 		return nil
-	}, func(a Address, res Resolution) { attach(held, a, res) })
+	}, func(a Address, set func(*Letter)) {
+		for _, l := range held {
+			if l.Address == a {
+				set(l)
+			}
+		}
+	})
 	slices.Reverse(held)
 	return held, err
 }
@@ -131,46 +123,14 @@ func size(l *Letter) int {
 	return n
 }
 
-// attach gives a letter its resolution: the first one counts.
-func attach(letters []*Letter, a Address, res Resolution) {
-	for _, l := range letters {
-		if l.Address == a && l.Resolution == nil {
-			l.Resolution = &res
-		}
-	}
-}
-
-// Get gives one letter, open or not.
+// Get gives one letter, whatever its state.
 func (b *Box) Get(ctx context.Context, a Address) (*Letter, error) {
-	topics, err := b.topics(Filter{Letters: []Address{a}})
+	found, err := b.Newest(ctx, Filter{Letters: []Address{a}, All: true}, 1)
 	if err != nil {
 		return nil, err
 	}
-	spans, err := b.spans(ctx, topics)
-	if err != nil {
-		return nil, err
-	}
-	p := place{a.Topic, a.Partition}
-	s := spans[p]
-	if a.Offset < s.start || a.Offset >= s.end {
+	if len(found) == 0 {
 		return nil, fmt.Errorf("%s: %w", a, ErrNotFound)
 	}
-	var found *Letter
-	err = b.scan(ctx, map[place]span{p: {a.Offset, s.end}}, func(r *kgo.Record) error {
-		res, letter, resolution := parseResolution(r)
-		switch {
-		case r.Offset == a.Offset && !resolution:
-			found = parseLetter(r)
-		case found == nil:
-			return errEnough
-		case resolution && letter == a.Offset:
-			found.Resolution = &res
-			return errEnough
-		}
-		return nil
-	})
-	if err == nil && found == nil {
-		err = fmt.Errorf("%s: %w", a, ErrNotFound)
-	}
-	return found, err
+	return found[0], nil
 }

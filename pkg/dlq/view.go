@@ -16,8 +16,10 @@ import (
 type View struct {
 	Letter       string          `json:"letter"` // its address
 	At           time.Time       `json:"at"`
-	State        string          `json:"state"` // open, replayed, discarded
+	State        string          `json:"state"` // open, replaying, replayed, refused again, discarded
 	Resolution   *Resolution     `json:"resolution,omitempty"`
+	Waits        string          `json:"waits_for,omitempty"` // of one that is replaying, or open in spite of a replay
+	Became       string          `json:"became,omitempty"`    // of one that was refused again: the letter that is open in its place
 	Destination  string          `json:"destination"`
 	Class        string          `json:"class"`
 	Reason       string          `json:"reason"`
@@ -58,12 +60,12 @@ func (t Text) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 // View decodes a letter. One that cannot be decoded is no error: that may be why it is there.
 func (b *Box) View(ctx context.Context, l *Letter) View {
 	v := View{
-		Letter: l.String(), At: l.At.UTC(), State: "open", Resolution: l.Resolution, Destination: l.Destination,
+		Letter: l.String(), At: l.At.UTC(), State: l.State.String(), Resolution: l.Resolution, Waits: l.Waits, Destination: l.Destination,
 		Class: l.Class, Reason: l.Reason, Error: l.Error, FirstFailure: l.FirstFailure, Attempts: l.Attempts,
 		Replays: l.Loops, Origin: l.Origin, Headers: []Header{}, Bytes: len(l.Record.Value),
 	}
-	if l.Resolution != nil {
-		v.State = l.Resolution.How
+	if l.State == RefusedAgain && l.Became != nil {
+		v.Became = l.Became.String()
 	}
 	if l.First != l.Origin {
 		v.First = &l.First

@@ -4,16 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/kafka/kafkatest"
 	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/pkg/stream"
 )
 
 const (
@@ -31,14 +34,50 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	c := kafkatest.New(t, origin)
+	return worldOn(t, kafkatest.New(t, origin))
+}
+
+func worldOn(t *testing.T, c *kafkatest.Cluster) *world {
+	t.Helper()
 	c.Create(t, letters, 1)
 	typ := &schema.Type{Name: "a", Fields: []schema.Field{{Name: "id", Kind: schema.String}, {Name: "time", Kind: schema.Timestamp}}}
 	missing := &schema.Type{Name: "never_applied"} // its topics were not made
 	return &world{T: t, cluster: c, Box: &Box{
 		Kafka: c.Opts(), Types: []*schema.Type{typ, missing}, Decoder: func(string) Decoder { return decoder{typ} },
-		Now: func() time.Time { return time.Unix(1_700_000_000, 0) },
+		Now: func() time.Time { return time.Unix(1_700_000_000, 0) }, Log: slog.New(slog.DiscardHandler),
 	}}
+}
+
+// commit is what a destination's consumer does when everything before an offset is acknowledged.
+func (w *world) commit(destination string, partition int32, offset int64) {
+	w.Helper()
+	offsets := kadm.Offsets{}
+	offsets.AddOffset(origin, partition, offset, -1)
+	res, err := kadm.NewClient(w.cluster.Client(w.T)).CommitOffsets(w.Context(), stream.Group(destination), offsets)
+	if err == nil {
+		err = res.Error()
+	}
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// get gives the letter at an offset.
+func (w *world) get(offset int64) *Letter {
+	w.Helper()
+	l, err := w.Get(w.Context(), Address{letters, 0, offset})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return l
+}
+
+// refusedAgain writes the letter that a destination makes of the newest record of the origin topic.
+func (w *world) refusedAgain(value, destination string) {
+	w.Helper()
+	all := w.cluster.Records(w.T, origin)
+	last := all[len(all)-1]
+	w.produce(letter(value, destination, "refused", int(last.Offset), last.Headers...))
 }
 
 // decoder takes the value as the id; "bad..." is a bad record.
@@ -97,7 +136,7 @@ func (w *world) discard(o Order) Report {
 	return report
 }
 
-// counts are the groups as "destination reason open/resolved".
+// counts are the groups as "destination reason open/replaying/resolved".
 func (w *world) counts(f Filter) string {
 	w.Helper()
 	list, err := w.List(w.Context(), f)
@@ -106,7 +145,7 @@ func (w *world) counts(f Filter) string {
 	}
 	var out []string
 	for _, g := range list {
-		out = append(out, fmt.Sprintf("%s %s %d/%d", g.Destination, g.Reason, g.Open, g.Resolved))
+		out = append(out, fmt.Sprintf("%s %s %d/%d/%d", g.Destination, g.Reason, g.Open, g.Replaying, g.Resolved))
 	}
 	return strings.Join(out, ", ")
 }
