@@ -137,12 +137,15 @@ func (c *Cluster) Records(t testing.TB, topic string) []*kgo.Record {
 		t.Fatalf("making a client: %v", err)
 	}
 	defer cl.Close()
-	ends, err := kadm.NewClient(cl).ListEndOffsets(context.Background(), topic)
-	if err != nil {
-		t.Fatalf("listing end offsets: %v", err)
+	adm := kadm.NewClient(cl)
+	starts, err1 := adm.ListStartOffsets(context.Background(), topic)
+	ends, err2 := adm.ListEndOffsets(context.Background(), topic)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatalf("listing offsets: %v", err)
 	}
 	want := 0
 	ends.Each(func(o kadm.ListedOffset) { want += int(o.Offset) })
+	starts.Each(func(o kadm.ListedOffset) { want -= int(o.Offset) })
 	var got []*kgo.Record
 	for len(got) < want {
 		fetches := cl.PollFetches(t.Context())
