@@ -287,7 +287,7 @@ func (c *dlqReplayCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	o := dlq.Order{Why: c.Why, MaxLoops: c.MaxLoops, Force: c.Force}
-	report, failed := c.resolve(ctx, e, &c.dlqFlags, o, "replaying", box.Replay)
+	report, failed := c.resolve(ctx, e, &c.dlqFlags, o, dlq.Replayed, box.Replay)
 	if len(report.Sent) == 0 || c.Confirm == 0 {
 		return failed
 	}

@@ -190,7 +190,7 @@ func TestRepeatedResolutionsCountOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.produce(letter("one", "lake", "refused", 7), letter("two", "lake", "refused", 8))
-	l := w.get(0)
+	l := w.first()
 	early := *l
 	early.Offset = 1000
 	res := Resolution{How: Discarded, By: "a", Time: w.Now()}
@@ -297,7 +297,7 @@ func TestALetterOfAnotherClusterIsNotReplayedHere(t *testing.T) {
 	if report, said := w.replay(Order{}); report.Refused != 1 || !strings.Contains(fmt.Sprint(said), "from the Kafka cluster there") {
 		t.Errorf("%+v %v", report, said)
 	}
-	if l := w.get(0); l.Origin.Cluster != "there" || l.First.Cluster != "first" {
+	if l := w.first(); l.Origin.Cluster != "there" || l.First.Cluster != "first" {
 		t.Errorf("%+v %+v", l.Origin, l.First)
 	}
 	if report, said := w.replay(Order{Force: true}); report.Done != 1 {

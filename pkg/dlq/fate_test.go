@@ -21,7 +21,7 @@ func TestAReplayIsResolvedByItsDestination(t *testing.T) {
 	}
 	want := func(state State, waits string) {
 		t.Helper()
-		l := w.get(0)
+		l := w.first()
 		if l.State != state || !strings.Contains(l.Waits, waits) || (waits == "") != (l.Waits == "") {
 			t.Errorf("%s, waits for %q; want %s, %q", l.State, l.Waits, state, waits)
 		}
@@ -79,18 +79,18 @@ func TestARefusedReplayIsANewLetter(t *testing.T) {
 	w.replay(Order{})
 	w.refusedAgain("one", "lake") // at 2, after the resolution at 1
 	w.wantCounts("lake refused 1/0/1")
-	if l := w.get(0); l.State != RefusedAgain || l.Became.String() != "millrace.a.dlq/0/2" || l.Waits != "" {
+	if l := w.first(); l.State != RefusedAgain || l.Became.String() != "millrace.a.dlq/0/2" || l.Waits != "" {
 		t.Errorf("%s, became %v, waits for %q", l.State, l.Became, l.Waits)
 	}
 	w.commit("lake", 2, 1) // it has acknowledged the replay by making a letter of it
 	w.wantCounts("lake refused 1/0/1")
-	if l := w.get(0); l.State != RefusedAgain {
+	if l := w.first(); l.State != RefusedAgain {
 		t.Error(l.State)
 	}
 
 	w = newWorld(t)
 	w.produce(letter("one", "lake", "refused", 7))
-	l := w.get(0)
+	l := w.first()
 	newer := letter("one", "lake", "refused", 0, l.replay().Headers...)
 	w.produce(newer)
 	w.wantCounts("lake refused 2/0/0") // nothing says that the first was replayed: anybody can claim so in a header
@@ -112,7 +112,7 @@ func TestAReplayInATopicThatIsGone(t *testing.T) {
 	w.wantCounts("lake refused 0/1/0")
 	w.cluster.Create(t, origin, 3)
 	w.commit("lake", 2, 1)
-	if l := w.get(0); l.State != Replaying || !strings.Contains(l.Waits, "made anew") {
+	if l := w.first(); l.State != Replaying || !strings.Contains(l.Waits, "made anew") {
 		t.Errorf("%s, waits for %q", l.State, l.Waits)
 	}
 	only := Filter{Letters: []Address{{letters, 0, 0}}}
@@ -130,7 +130,7 @@ func TestAReplayInATopicThatIsGone(t *testing.T) {
 	if report := w.discard(Order{Filter: only, Why: "a test's"}); report.Done != 1 {
 		t.Errorf("discarding by address: %+v", report)
 	}
-	if l := w.get(0); l.State != GivenUp || l.Waits != "" {
+	if l := w.first(); l.State != GivenUp || l.Waits != "" {
 		t.Errorf("%s, waits for %q", l.State, l.Waits)
 	}
 }
@@ -145,7 +145,7 @@ func TestAReplayThatExpired(t *testing.T) {
 	if err := w.cluster.DeleteRecords(origin, 2, 1); err != nil {
 		t.Fatal(err)
 	}
-	if l := w.get(0); l.State != Open || !strings.Contains(l.Waits, "deleted by retention before lake read it") {
+	if l := w.first(); l.State != Open || !strings.Contains(l.Waits, "deleted by retention before lake read it") {
 		t.Errorf("%s, %q", l.State, l.Waits)
 	}
 	w.wantCounts("lake refused 1/0/0")

@@ -62,10 +62,10 @@ func (w *world) commit(destination string, partition int32, offset int64) {
 	}
 }
 
-// get gives the letter at an offset.
-func (w *world) get(offset int64) *Letter {
+// first gives the first letter.
+func (w *world) first() *Letter {
 	w.Helper()
-	l, err := w.Get(w.Context(), Address{letters, 0, offset})
+	l, err := w.Get(w.Context(), Address{letters, 0, 0})
 	if err != nil {
 		w.Fatal(err)
 	}
