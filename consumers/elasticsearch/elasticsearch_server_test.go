@@ -180,6 +180,7 @@ func TestBehindFaults(t *testing.T) {
 		}
 	}()
 	typ := schematest.Type(t, "log")
+	first, second := maker(typ).Batch(0, 0, 1000), maker(typ).Batch(0, 1000, 2000) // a maker of another second makes others
 	direct := open(t, servers, typ)
 	cfg := direct.cfg
 	cfg.URLs = []string{p.URL()}
@@ -187,7 +188,7 @@ func TestBehindFaults(t *testing.T) {
 	if err := p.Set(esproxy.Faults{TurnAway: 0.3}); err != nil {
 		t.Fatal(err)
 	}
-	if err := store(t, s, maker(typ).Batch(0, 0, 1000)); err != nil {
+	if err := store(t, s, first); err != nil {
 		t.Fatal(err)
 	}
 	if c := p.Counts(); c.TurnedAway < 200 || c.Forwarded != 1000 {
@@ -200,7 +201,7 @@ func TestBehindFaults(t *testing.T) {
 		if err := p.Set(f); err != nil {
 			t.Fatal(err)
 		}
-		err := store(t, s, maker(typ).Batch(0, 1000, 2000))
+		err := store(t, s, second)
 		var partial *stream.PartialError
 		if err == nil || errors.As(err, &partial) || errors.Is(err, stream.ErrThrottle) {
 			t.Errorf("%+v: done got %v, want an outage", f, err)
@@ -209,7 +210,7 @@ func TestBehindFaults(t *testing.T) {
 	if err := p.Set(esproxy.Faults{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := store(t, s, maker(typ).Batch(0, 1000, 2000)); err != nil {
+	if err := store(t, s, second); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(documents(t, direct, typ)); n != 2000 {

@@ -368,10 +368,11 @@ func TestMemoryIsUsedAgain(t *testing.T) {
 	s := f.start()
 	s.cfg.Bulk = 4 << 10
 	var wait sync.WaitGroup
+	mk := maker(typ)
 	for p := range int32(4) {
 		wait.Go(func() {
 			for n := range int64(10) {
-				if err := store(t, s, maker(typ).Batch(p, n*50, n*50+50)); err != nil {
+				if err := store(t, s, mk.Batch(p, n*50, n*50+50)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -386,7 +387,7 @@ func TestMemoryIsUsedAgain(t *testing.T) {
 	}
 	for p := range int32(4) {
 		for i := range int64(500) {
-			r := maker(typ).Record(p, i)
+			r := mk.Record(p, i)
 			if n := seen[string(r.ID())]; n != 1 {
 				t.Fatalf("record %d of partition %d was sent %d times", i, p, n)
 			}
