@@ -46,15 +46,17 @@ type LogConfig struct {
 	Level  slog.Level `yaml:"level"`  // debug, info, warn, error
 }
 
-// TypesConfig adds data types to the built-in ones.
+// TypesConfig adds data types to the built-in ones, or replaces them.
 type TypesConfig struct {
-	Files []string `yaml:"files"` // annotated Avro schemas; a type with a built-in's name replaces it
+	Builtin bool     `yaml:"builtin"` // false leaves the built-in ones out; sql.deduplicate then may not name them either
+	Files   []string `yaml:"files"`   // annotated Avro schemas; a type with a built-in's name replaces it
 }
 
 // DefaultConfig works for servers on this machine.
 func DefaultConfig() *Config {
 	return &Config{
 		Log:           LogConfig{Format: "text", Level: slog.LevelInfo},
+		Types:         TypesConfig{Builtin: true},
 		HTTP:          httpserver.Default(),
 		Kafka:         kafka.Default(),
 		Registry:      codec.Default(),
@@ -97,13 +99,15 @@ func loadConfig(path string) (*Config, error) {
 
 // loadTypes reads the built-in data types and those of the configuration.
 func loadTypes(c TypesConfig) (*schema.Set, error) {
-	builtin, err := schema.Builtin()
-	if err != nil {
-		return nil, err
-	}
 	byName := map[string]*schema.Type{}
-	for _, t := range builtin {
-		byName[t.Name] = t
+	if c.Builtin {
+		builtin, err := schema.Builtin()
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range builtin {
+			byName[t.Name] = t
+		}
 	}
 	for _, path := range c.Files {
 		data, err := os.ReadFile(path) //nolint:gosec // the operator names the file

@@ -3,20 +3,16 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/csv"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/millrace/millrace/deploy/lakerows"
 	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/producers/loadgen"
@@ -168,101 +164,10 @@ func (j journal) judgeReader(t *testing.T, where string, types []string, script 
 	}
 }
 
-// scanLake reads the lake back through `millrace sql`. Each column is asked for as text that stands in any format as it
-// is: null is nothing, everything else begins with an x; strings are in hexadecimal digits.
+// scanLake reads the lake back through `millrace sql`.
 func scanLake(t *testing.T, types *schema.Set, flags ...string) scanner {
 	t.Helper()
-	return func(_ context.Context, name string, fn func([]codec.Value) error) error {
-		typ := types.Get(name)
-		columns := make([]string, len(typ.Fields))
-		for i, f := range typ.Fields {
-			columns[i] = fmt.Sprintf("coalesce('x' || %s, '') as c%d", columnText(f), i)
-		}
-		query := "select " + strings.Join(columns, ", ") + " from " + name
-		out := command(t, nil, append([]string{"sql", "--format", "csv"}, append(slices.Clone(flags), query)...)...)
-		rows := csv.NewReader(bytes.NewReader(out))
-		rows.ReuseRecord = true
-		if _, err := rows.Read(); err != nil {
-			return fmt.Errorf("reading the header: %w", err)
-		}
-		for {
-			row, err := rows.Read()
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			values, err := parseRow(typ, row)
-			if err == nil {
-				err = fn(values)
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
-}
-
-func columnText(f schema.Field) string {
-	switch f.Kind {
-	case schema.String, schema.Bytes:
-		return "hex(" + f.Name + ")"
-	case schema.Timestamp:
-		return "epoch_us(" + f.Name + ")"
-	case schema.Map:
-		return "if(" + f.Name + " is null, null, coalesce(list_aggregate(list_transform(map_entries(" + f.Name +
-			"), lambda e: hex(e.key) || ':' || hex(e.value)), 'string_agg', ' '), ''))"
-	default:
-		return "cast(" + f.Name + " as varchar)"
-	}
-}
-
-func parseRow(typ *schema.Type, row []string) ([]codec.Value, error) {
-	if len(row) != len(typ.Fields) {
-		return nil, fmt.Errorf("%d columns: %q", len(row), row)
-	}
-	values := make([]codec.Value, len(row))
-	for i, text := range row {
-		text, set := strings.CutPrefix(text, "x")
-		if !set {
-			continue
-		}
-		var err error
-		if values[i], err = parseValue(typ.Fields[i].Kind, text); err != nil {
-			return nil, fmt.Errorf("%s: %w", typ.Fields[i].Name, err)
-		}
-	}
-	return values, nil
-}
-
-func parseValue(kind schema.Kind, text string) (codec.Value, error) {
-	switch kind {
-	case schema.Bool:
-		b, err := strconv.ParseBool(text)
-		return codec.BoolValue(b), err
-	case schema.Int, schema.Long, schema.Timestamp:
-		n, err := strconv.ParseInt(text, 10, 64)
-		return codec.LongValue(n), err
-	case schema.Float, schema.Double:
-		f, err := strconv.ParseFloat(text, 64)
-		return codec.DoubleValue(f), err
-	case schema.Map:
-		pairs := map[string]string{}
-		for pair := range strings.FieldsSeq(text) {
-			k, v, _ := strings.Cut(pair, ":")
-			key, err := hex.DecodeString(k)
-			value, err2 := hex.DecodeString(v)
-			if err = errors.Join(err, err2); err != nil {
-				return codec.Value{}, err
-			}
-			pairs[string(key)] = string(value)
-		}
-		return codec.MapValue(pairs), nil
-	case schema.UUID:
-		return codec.StringValue(text), nil
-	default:
-		data, err := hex.DecodeString(text)
-		return codec.BytesValue(data), err
+	return func(ctx context.Context, name string, fn func([]codec.Value) error) error {
+		return lakerows.Scan(ctx, binary(t), flags, types.Get(name), fn)
 	}
 }

@@ -5,6 +5,7 @@
 #   compiler  a C and a C++ compiler, for DuckDB
 #   servers   JDK 17 and Maven, for deploy/local/stack.sh
 #   readers   Python 3 with venv, for the readers in deploy/e2e that are not ours
+#   faults    iproute2 and iptables, for the network namespace in which deploy/faults drops packets
 #
 # On Debian as root it installs what is missing; elsewhere it says what to install and fails.
 set -euo pipefail
@@ -41,6 +42,11 @@ check() {
       readers)
         { has python3 && python3 -c 'import venv, ensurepip' 2>/dev/null; } || need "Python 3 with venv" "python3 python3-venv"
         has curl || need curl curl
+        ;;
+      faults)
+        has ip || need "ip of iproute2" iproute2
+        has iptables || need iptables iptables
+        has nsenter || need "nsenter of util-linux" util-linux
         ;;
       *) echo "setup: no such step: $what" >&2; exit 2 ;;
     esac

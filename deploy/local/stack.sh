@@ -6,10 +6,13 @@
 #   stack.sh down     stops them, data stays
 #   stack.sh clean    stops them and removes their data
 #   stack.sh fetch    only downloads
+#   stack.sh java     prints which java runs them
+#   stack.sh home S   prints the folder that server S was downloaded to, which it is if it was not
 #
 # Everything listens on 127.0.0.1. Settings, by environment:
 #   MILLRACE_STACK_DIR        where state lives: data, logs, conf, pids, env   (.stack in the repository)
 #   MILLRACE_STACK_PORT_BASE  the ports are this number plus 20 to 99; "auto" takes the first base that is free   (19500)
+#   MILLRACE_STACK_SERVERS    which of them; none that is not named is touched   (kafka registry cassandra elasticsearch)
 #   MILLRACE_STACK_WAIT       seconds that a server may take to answer   (180)
 #   XDG_CACHE_HOME            downloads go to millrace/servers in it   (~/.cache)
 #   JAVA_HOME                 a JDK 17, where `java` is another
@@ -20,7 +23,7 @@ state=${MILLRACE_STACK_DIR:-$(cd "$here/../.." && pwd)/.stack}
 case $state in /*) ;; *) state=$PWD/$state ;; esac
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/millrace/servers
 wait_seconds=${MILLRACE_STACK_WAIT:-180}
-servers="kafka registry cassandra elasticsearch"
+servers=${MILLRACE_STACK_SERVERS:-kafka registry cassandra elasticsearch}
 started=""
 
 say() { printf '%s\n' "$*" >&2; }
@@ -383,7 +386,9 @@ down() {
   local name
   lock
   trap unlock EXIT
-  for name in elasticsearch cassandra registry kafka; do stop "$name"; done
+  for name in elasticsearch cassandra registry kafka; do
+    case " $servers " in *" $name "*) stop "$name" ;; esac
+  done
 }
 
 case ${1:-} in
@@ -396,6 +401,16 @@ case ${1:-} in
   status)
     choose_ports
     show
+    ;;
+  java)
+    find_java
+    echo "$java"
+    ;;
+  home)
+    [ -f "$here/${2:-}/pom.xml" ] || die "there is no server \"${2:-}\""
+    find_java
+    fetch "$2"
+    home_of "$2"
     ;;
   fetch)
     find_java

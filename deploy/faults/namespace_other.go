@@ -1,0 +1,19 @@
+//go:build !linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"syscall"
+)
+
+var errLinux = errors.New("the fault suite needs the namespaces of Linux")
+
+func inside() bool { return false }
+
+func enter(context.Context, options, []string) error { return errLinux }
+
+func settle(context.Context) error { return errLinux }
+
+func mortal() *syscall.SysProcAttr { return nil }
