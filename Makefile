@@ -14,6 +14,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The servers that tests use are their own: other ports, other data than `make stack`.
 TEST_STACK := MILLRACE_STACK_DIR=$(CURDIR)/.stack/test MILLRACE_STACK_PORT_BASE=auto deploy/local/stack.sh
 BENCH ?=
+FAULTS ?=
+SOAK ?= 30m
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -58,6 +60,13 @@ bench: build ## throughput and CPU per record on the real Kafka, as a table and 
 	. .stack/test/env; \
 	go run -tags $(TAGS) ./deploy/bench -out .stack/bench.json $(BENCH)
 
+test-faults: ## break real servers and our processes while records flow, and read everything back; FAULTS='-short' for all of it small
+	@deploy/local/setup.sh go compiler servers faults
+	go run -tags $(TAGS) ./deploy/faults $(FAULTS)
+
+soak: ## random scenarios of the same with random seeds, for SOAK=30m
+	@$(MAKE) test-faults FAULTS='-soak $(SOAK)'
+
 lint: $(LINT)-$(LINT_VERSION) ## golangci-lint with the import rules; vet and format are in it
 	@deploy/local/setup.sh go compiler
 	$(LINT) run ./...
@@ -97,4 +106,4 @@ $(VENV)/ready: deploy/e2e/readers/requirements.txt
 	$(VENV)/bin/pip install --quiet --requirement $<
 	@touch $@
 
-.PHONY: help run build test test-fast test-servers ci bench lint fmt vuln generate stack stack-down stack-clean
+.PHONY: help run build test test-fast test-servers test-faults soak ci bench lint fmt vuln generate stack stack-down stack-clean
