@@ -61,6 +61,7 @@ type system struct {
 	kafka []kgo.Opt
 	http  *httpserver.Server
 	api   *serve.API
+	held  *stream.Budget // of all consumers
 
 	client    *client.Client // made when the first producer asks for it
 	consumers []destination
@@ -111,7 +112,7 @@ func newSystem(cfg *Config, logs io.Writer) (*system, error) {
 		return nil, err
 	}
 	return &system{
-		cfg: cfg, tel: tel, types: types, codec: cdc, kafka: opts, http: server,
+		cfg: cfg, tel: tel, types: types, codec: cdc, kafka: opts, http: server, held: stream.NewBudget(cfg.Stream.Memory),
 		api: &serve.API{Types: types, Current: cdc.Type, Timeout: 30 * time.Second, Now: time.Now},
 	}, nil
 }
@@ -119,7 +120,7 @@ func newSystem(cfg *Config, logs io.Writer) (*system, error) {
 // sink is the only place that knows how a sink is run: its own duties under it, a consumer group above.
 func (s *system) sink(name string, sink stream.Sink, duties func(context.Context) error) error {
 	c, err := stream.New(s.cfg.Stream, name, sink, stream.Deps{
-		Kafka: s.kafka, Types: s.types.All(), Telemetry: s.tel,
+		Kafka: s.kafka, Types: s.types.All(), Telemetry: s.tel, Budget: s.held,
 		Decoder: func(typeName string) stream.Decoder { return s.codec.Decoder(typeName) },
 	})
 	if err != nil {

@@ -1,16 +1,22 @@
 package stream
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/millrace/millrace/pkg/config"
+)
 
 // recordOverhead is what a record costs beside its key and value: the client's struct, the decoded values.
 const recordOverhead = 512
 
-// budget bounds the bytes of the records held. Half of the memory is a pool that anyone may fill; the other half is
-// shared out evenly, so that a partition whose writes are stuck cannot stop the others. In sum: a partition is paused
-// when it is over its share and the pool is full, and the sum never passes the memory by more than one poll.
+// Budget bounds the bytes of the records that all consumers of a process hold. Half of the memory is a pool that anyone
+// may fill; the other half is shared out evenly over the partitions of all consumers, so that a partition whose writes
+// are stuck cannot stop the others, nor a destination that is down the other destinations. In sum: a partition is paused
+// when it is over its share and the pool is full, and the sum never passes the memory by more than one poll of each
+// consumer.
 //
 // A partition is resumed under the low mark: half its share, or a pool that is three quarters full.
-type budget struct {
+type Budget struct {
 	memory int
 
 	mu       sync.Mutex
@@ -25,18 +31,23 @@ type account struct {
 	paused bool
 }
 
-func newBudget(memory int, pause, resume func(*part)) *budget {
-	return &budget{memory: memory, accounts: map[*part]*account{}, pause: pause, resume: resume}
+// NewBudget makes one of so many bytes.
+func NewBudget(memory config.Bytes) *Budget {
+	return newBudget(int(memory), func(p *part) { p.c.pause(p) }, func(p *part) { p.c.resume(p) })
 }
 
-func (b *budget) join(p *part) {
+func newBudget(memory int, pause, resume func(*part)) *Budget {
+	return &Budget{memory: memory, accounts: map[*part]*account{}, pause: pause, resume: resume}
+}
+
+func (b *Budget) join(p *part) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.accounts[p] = &account{}
 }
 
 // leave forgets a partition and what it holds.
-func (b *budget) leave(p *part) {
+func (b *Budget) leave(p *part) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if a := b.accounts[p]; a != nil {
@@ -46,7 +57,7 @@ func (b *budget) leave(p *part) {
 	}
 }
 
-func (b *budget) add(p *part, n int) {
+func (b *Budget) add(p *part, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a := b.accounts[p]
@@ -62,7 +73,7 @@ func (b *budget) add(p *part, n int) {
 }
 
 // release gives back n bytes; after leave it does nothing, since leave gave them all.
-func (b *budget) release(p *part, n int) {
+func (b *Budget) release(p *part, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if a := b.accounts[p]; a != nil {
@@ -72,7 +83,7 @@ func (b *budget) release(p *part, n int) {
 	}
 }
 
-func (b *budget) resumeSome() {
+func (b *Budget) resumeSome() {
 	for p, a := range b.accounts {
 		if a.paused && (a.held < b.share()/2 || b.used < b.memory*3/8) {
 			a.paused = false
@@ -82,26 +93,31 @@ func (b *budget) resumeSome() {
 }
 
 // share is what each partition may hold whatever the others do.
-func (b *budget) share() int { return b.memory / 2 / max(1, len(b.accounts)) }
+func (b *Budget) share() int { return b.memory / 2 / max(1, len(b.accounts)) }
 
-func (b *budget) sharePerPart() int {
+func (b *Budget) sharePerPart() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.share()
 }
 
-func (b *budget) held() (used, paused int) {
+// held is what one consumer holds, and how many of its partitions are paused.
+func (b *Budget) held(c *Consumer) (bytes, paused int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, a := range b.accounts {
+	for p, a := range b.accounts {
+		if p.c != c {
+			continue
+		}
+		bytes += a.held
 		if a.paused {
 			paused++
 		}
 	}
-	return b.used, paused
+	return bytes, paused
 }
 
-func (b *budget) isPaused(p *part) bool {
+func (b *Budget) isPaused(p *part) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a := b.accounts[p]

@@ -13,7 +13,7 @@ func TestBudgetKeepsAShareForEach(t *testing.T) {
 	for !paused[parts[0]] {
 		b.add(parts[0], 50)
 	}
-	if held, _ := b.held(); held != 500 {
+	if held, _ := b.held(nil); held != 500 {
 		t.Errorf("the stuck partition holds %d, want the pool of 500", held)
 	}
 	for _, p := range parts[1:] {
@@ -26,7 +26,7 @@ func TestBudgetKeepsAShareForEach(t *testing.T) {
 			t.Error("a partition over its share goes on while the pool is full")
 		}
 	}
-	if held, _ := b.held(); held > 1000 {
+	if held, _ := b.held(nil); held > 1000 {
 		t.Errorf("%d bytes are held, more than the memory", held)
 	}
 	b.release(parts[1], 60)
@@ -46,7 +46,7 @@ func TestBudgetKeepsAShareForEach(t *testing.T) {
 	for _, p := range parts[1:] {
 		b.leave(p)
 	}
-	if held, _ := b.held(); held != 0 {
+	if held, _ := b.held(nil); held != 0 {
 		t.Errorf("%d bytes are held by nobody", held)
 	}
 }

@@ -11,7 +11,7 @@ import (
 // Config bounds what the runtime holds and how long it waits.
 type Config struct {
 	Batch    Batching      `yaml:"batch"`
-	Memory   config.Bytes  `yaml:"memory"`    // of all records held, over all partitions; at it, partitions are paused
+	Memory   config.Bytes  `yaml:"memory"`    // of the records that all consumers of a process hold; at it, partitions are paused
 	InFlight int           `yaml:"in_flight"` // batches of one partition that a sink may have at once
 	Commit   time.Duration `yaml:"commit"`    // interval of commits
 	Session  time.Duration `yaml:"session"`   // after which the broker gives a dead consumer's partitions to others

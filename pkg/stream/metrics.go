@@ -92,11 +92,11 @@ func (p *partitionCollector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func heldDesc() *prometheus.Desc {
-	return prometheus.NewDesc("millrace_stream_held_bytes", "Bytes of the records held.", nil, nil)
+	return prometheus.NewDesc("millrace_stream_held_bytes", "Bytes of the records that the consumer holds.", nil, nil)
 }
 
 func pausedDesc() *prometheus.Desc {
-	return prometheus.NewDesc("millrace_stream_paused_partitions", "Partitions paused at the memory's bound.", nil, nil)
+	return prometheus.NewDesc("millrace_stream_paused_partitions", "Partitions paused because the process holds as much as it may.", nil, nil)
 }
 
 // Collect implements prometheus.Collector.
@@ -114,7 +114,7 @@ func (p *partitionCollector) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(descs[i], prometheus.GaugeValue, float64(v), s.Topic, strconv.Itoa(int(s.Partition)))
 		}
 	}
-	held, paused := p.c.budget.held()
+	held, paused := p.c.budget.held(p.c)
 	ch <- prometheus.MustNewConstMetric(heldDesc(), prometheus.GaugeValue, float64(held))
 	ch <- prometheus.MustNewConstMetric(pausedDesc(), prometheus.GaugeValue, float64(paused))
 }

@@ -114,7 +114,7 @@ func TestMemoryBoundPauses(t *testing.T) {
 		}))
 		w.until("the other partitions are read", func() bool { return w.sink.len() >= 6000 })
 		time.Sleep(time.Minute)
-		held, paused := m.budget.held()
+		held, paused := m.budget.held(m.Consumer)
 		if paused != 1 {
 			t.Errorf("%d partitions are paused, want the stuck one", paused)
 		}
@@ -128,8 +128,52 @@ func TestMemoryBoundPauses(t *testing.T) {
 		stuck.Store(false)
 		w.until("all is read", func() bool { return w.sink.len() == 9000 })
 		w.stop(m)
-		if held, _ := m.budget.held(); held != 0 {
+		if held, _ := m.budget.held(m.Consumer); held != 0 {
 			t.Errorf("%d bytes are still held", held)
+		}
+	})
+}
+
+// The consumers of a process share one budget: a destination that is down fills its part, and the other goes on.
+func TestConsumersShareABudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cfg.Memory, w.cfg.Batch.Bytes = 1<<20, 64<<10
+		w.budget, w.opts = NewBudget(w.cfg.Memory), []kgo.Opt{kgo.FetchMaxPartitionBytes(64 << 10)}
+		cl := w.cluster.Client(t, kgo.ProducerBatchMaxBytes(32<<10), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+		value := strings.Repeat("x", 2000)
+		for p := range int32(3) {
+			records := make([]*kgo.Record, 3000) // 6 MB a partition
+			for i := range records {
+				records[i] = &kgo.Record{Topic: topic, Partition: p, Value: fmt.Appendf(nil, "%d/%d %s", p, i, value)}
+			}
+			if err := cl.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		down := sinkFunc(func(context.Context, Batch, func(error)) error { return errors.New("down") })
+		a := w.joinAs("down", down)
+		w.until("the first is full", func() bool { _, paused := a.budget.held(a.Consumer); return paused == 3 })
+		b := w.join(w.sink)
+		w.until("the second has read all", func() bool { return w.sink.len() == 9000 })
+		c := w.joinAs("down too", down)
+		time.Sleep(time.Minute)
+		held := 0
+		for _, m := range []*member{a, b, c} {
+			n, _ := m.budget.held(m.Consumer)
+			held += n
+		}
+		// One poll of each may pass the bound: here, what one fetch brings of three partitions.
+		if limit := 1<<20 + 3*3*100<<10; held > limit {
+			t.Errorf("%d bytes are held, want at most %d", held, limit)
+		}
+		for _, m := range []*member{a, b, c} {
+			w.stop(m)
+		}
+		for _, m := range []*member{a, b, c} {
+			if n, _ := m.budget.held(m.Consumer); n != 0 {
+				t.Errorf("%d bytes are still held", n)
+			}
 		}
 	})
 }
@@ -385,7 +429,7 @@ func TestPauseEndsWithTheAssignment(t *testing.T) {
 		}
 		w.sink.set(func(s *memSink) { s.fail = func(Batch) error { return errors.New("down") } })
 		m := w.join(w.sink)
-		w.until("all are paused", func() bool { _, paused := m.budget.held(); return paused == 3 })
+		w.until("all are paused", func() bool { _, paused := m.budget.held(m.Consumer); return paused == 3 })
 		m.link.Cut()
 		time.Sleep(3 * time.Minute)
 		m.link.Mend()

@@ -32,6 +32,7 @@ type Deps struct {
 	Kafka     []kgo.Opt                     // from kafka.Config.Opts, of this consumer's own
 	Decoder   func(typeName string) Decoder // one is made per partition
 	Types     []*schema.Type                // whose topics are read
+	Budget    *Budget                       // shared by the consumers of a process; nil is one of its own
 	Telemetry telemetry.Set
 }
 
@@ -45,7 +46,7 @@ type Consumer struct {
 	types   map[string]*schema.Type // by topic
 	tel     telemetry.Set
 	metrics *metrics
-	budget  *budget
+	budget  *Budget
 	quiet   quiet
 
 	client  *kgo.Client
@@ -91,7 +92,9 @@ func New(cfg Config, name string, sink Sink, deps Deps) (*Consumer, error) {
 		c.types[t.TopicName()] = t
 		c.breakers[t.TopicName()] = c.newBreaker(t.TopicName())
 	}
-	c.budget = newBudget(int(cfg.Memory), c.pause, c.resume)
+	if c.budget = deps.Budget; c.budget == nil {
+		c.budget = NewBudget(cfg.Memory)
+	}
 	var err error
 	if c.metrics, err = newMetrics(deps.Telemetry.Metrics, c); err != nil {
 		return nil, err

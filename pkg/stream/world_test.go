@@ -30,6 +30,8 @@ type world struct {
 	typ     *schema.Type
 	decoder *fakeDecoder
 	cfg     Config
+	budget  *Budget
+	opts    []kgo.Opt
 	logs    *logBuffer
 }
 
@@ -71,11 +73,13 @@ type member struct {
 	done   chan error
 }
 
-func (w *world) join(sink Sink) *member {
+func (w *world) join(sink Sink) *member { return w.joinAs("mem", sink) }
+
+func (w *world) joinAs(name string, sink Sink) *member {
 	w.Helper()
 	m := &member{link: w.cluster.Link(), reg: prometheus.NewRegistry(), done: make(chan error, 1)}
-	c, err := New(w.cfg, "mem", sink, Deps{
-		Kafka: m.link.Opts(), Decoder: func(string) Decoder { return w.decoder }, Types: []*schema.Type{w.typ},
+	c, err := New(w.cfg, name, sink, Deps{
+		Kafka: m.link.Opts(w.opts...), Decoder: func(string) Decoder { return w.decoder }, Types: []*schema.Type{w.typ}, Budget: w.budget,
 		Telemetry: telemetry.Set{Log: slog.New(slog.NewTextHandler(w.logs, nil)), Metrics: m.reg},
 	})
 	if err != nil {
