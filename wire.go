@@ -195,6 +195,7 @@ func addLake(s *system) error {
 	if err != nil {
 		return err
 	}
+	s.http.Check("lake", l.Ready)
 	return s.sink("lake", l, l.Run)
 }
 

@@ -38,6 +38,7 @@ type committer struct {
 	room     chan struct{} // closed when filling has been taken
 	commits  int
 	stopping map[int32]string // partitions shown as stopped
+	trouble  trouble
 }
 
 // held is what one commit will hold.
@@ -158,14 +159,20 @@ func (c *committer) open(ctx context.Context) (*lake.Table, error) {
 // write holds a batch, when there is room.
 func (c *committer) write(ctx context.Context, b stream.Batch, done func(error)) error {
 	c.mu.Lock()
-	for c.filling != nil && c.filling.bytes >= int64(c.sink.cfg.Bytes) {
+	for {
+		full := c.filling != nil && c.filling.bytes >= int64(c.sink.cfg.Bytes)
+		rest := time.Until(c.trouble.rest)
+		if !full && rest <= 0 {
+			break
+		}
 		room := c.room
 		c.mu.Unlock()
-		c.sink.nudge()
-		select {
-		case <-room:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if full {
+			c.sink.nudge()
+			rest = time.Minute // whoever takes what is held tells
+		}
+		if err := await(ctx, room, rest); err != nil {
+			return err
 		}
 		c.mu.Lock()
 	}
@@ -173,6 +180,19 @@ func (c *committer) write(ctx context.Context, b stream.Batch, done func(error))
 	c.mu.Unlock()
 	failed.fail(err)
 	return err
+}
+
+// await waits for room, at most for d.
+func await(ctx context.Context, room <-chan struct{}, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-room:
+	case <-timer.C:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 // hold adds a batch to what is held. After an error of the writer nothing that is held can be trusted to be whole: all
@@ -194,12 +214,17 @@ func (c *committer) hold(ctx context.Context, b stream.Batch, done func(error)) 
 	}
 	if len(b.Records) > 0 {
 		if err := h.writer.Prepare(ctx, b.Type); err != nil {
-			return nil, fmt.Errorf("preparing table %s: %w", c.name, err)
+			err = fmt.Errorf("preparing table %s: %w", c.name, err)
+			c.trouble.add(err)
+			return nil, err
 		}
 		if err := h.writer.Add(ctx, b.Type, b.Records); err != nil {
 			c.filling = nil
 			c.giveUp(h)
-			return h, fmt.Errorf("holding rows of table %s: %w", c.name, err)
+			err = fmt.Errorf("writing files of table %s: %w", c.name, err)
+			c.trouble.add(err)
+			c.trouble.pause()
+			return h, err
 		}
 	}
 	c.filling = h
@@ -282,6 +307,10 @@ func (c *committer) commit(ctx context.Context, h *held) error {
 	begun := time.Now()
 	if h.commit == nil {
 		if err := c.close(h); err != nil {
+			c.failed(err)
+			c.mu.Lock()
+			c.trouble.pause()
+			c.mu.Unlock()
 			c.drop(h, err)
 			return err
 		}
@@ -295,6 +324,8 @@ func (c *committer) commit(ctx context.Context, h *held) error {
 		return nil
 	case errors.Is(err, lake.ErrReseek), errors.Is(err, lake.ErrRolledBack), errors.Is(err, lake.ErrOtherSource):
 		c.drop(h, fmt.Errorf("%w: %w", stream.ErrReseek, err))
+	case errors.Is(err, context.DeadlineExceeded):
+		c.failed(err)
 	}
 	return err
 }
@@ -307,6 +338,7 @@ func (c *committer) close(h *held) error {
 	}
 	h.commit = &lake.Commit{
 		Files: files, Spans: map[lake.TopicPartition]lake.Counts{}, Sources: map[string]lake.Source{c.topic: c.source},
+		Failed: c.failed,
 	}
 	for p, span := range h.spans {
 		h.commit.Spans[lake.TopicPartition{Topic: c.topic, Partition: p}] = span
@@ -320,7 +352,7 @@ func (c *committer) close(h *held) error {
 
 func (c *committer) committed(ctx context.Context, h *held, took time.Duration) {
 	c.mu.Lock()
-	c.leaving = nil
+	c.leaving, c.trouble = nil, trouble{}
 	c.commits++
 	expire := c.commits%expireEvery == 0
 	dones := h.dones

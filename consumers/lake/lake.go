@@ -69,7 +69,10 @@ func (s *Sink) Planner() provision.Planner { return s.lake.Planner(s.types.All()
 func (s *Sink) Run(ctx context.Context) error {
 	defer s.sources.close()
 	var commits sync.WaitGroup
-	defer commits.Wait()
+	defer func() {
+		commits.Wait()
+		s.settle(ctx)
+	}()
 	tick := time.NewTicker(min(max(s.cfg.Age/20, 10*time.Millisecond), time.Second))
 	defer tick.Stop()
 	for {
@@ -86,6 +89,18 @@ func (s *Sink) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// settle removes the files of commits that did not go through before the end.
+func (s *Sink) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	for _, c := range s.committers() {
+		c.settle(ctx)
+	}
+}
+
+// settleTimeout is for reading the tables a last time.
+const settleTimeout = 5 * time.Second
 
 // commitDue reports a commit that takes too long; the next tick tries it again.
 func (s *Sink) commitDue(ctx context.Context, c *committer) {

@@ -37,8 +37,10 @@ type Commit struct {
 	Sources map[string]Source         // by topic
 	// Unknown says that an attempt ended without an answer, so that the files may be in the table.
 	Unknown   bool
-	Conflicts int // attempts lost to others
+	Conflicts int         // attempts lost to others
+	Failed    func(error) // is told of each attempt that failed and comes again, but for conflicts; may be nil
 	id        string
+	staged    []string // manifests and manifest lists of attempts that are not known to be in the table
 }
 
 const (
@@ -72,6 +74,9 @@ func (t *Table) Commit(ctx context.Context, c *Commit) error {
 				return t.committed(err)
 			}
 		}
+		if c.Failed != nil && !isConflict(err) {
+			c.Failed(err)
+		}
 		if werr := wait(ctx, pause); werr != nil {
 			return fmt.Errorf("committing to table %s: %w; last: %w", t.name, werr, err)
 		}
@@ -86,21 +91,30 @@ var errFirst = errors.New("not tried yet")
 func (t *Table) attempt(ctx context.Context, c *Commit) (done bool, err error) {
 	base := t.state()
 	if has(base.Metadata(), c.id) {
+		c.staged = nil
 		return true, nil
 	}
+	t.sweep(c)
 	if err := c.check(base.Metadata()); err != nil {
 		return true, err
 	}
-	tx, err := c.stage(ctx, base)
+	fs, err := t.files(ctx, base)
 	if err != nil {
+		return false, err
+	}
+	notes := &staging{WriteFileIO: fs}
+	tx, err := c.stage(ctx, notes.table(base, t.cat))
+	c.staged = append(c.staged, notes.files()...)
+	if err != nil {
+		t.sweep(c)
 		return false, fmt.Errorf("staging commit: %w", err)
 	}
 	failpoint.Hit("lake.before_commit")
-	ice, err := tx.Commit(ctx)
+	_, err = tx.Commit(ctx)
 	switch {
 	case err == nil:
 		failpoint.Hit("lake.after_commit")
-		return true, t.set(ice)
+		return t.readBack(ctx, c)
 	case isConflict(err):
 		c.Conflicts++
 	default:
@@ -108,6 +122,40 @@ func (t *Table) attempt(ctx context.Context, c *Commit) (done bool, err error) {
 		c.Unknown = true
 	}
 	return false, err
+}
+
+// readBack looks whether a commit that was told to be in the table is. The hadoop catalog takes a version over from a
+// process that was silent for a minute; if that process was only stopped, and goes on, it is told a success of its own.
+func (t *Table) readBack(ctx context.Context, c *Commit) (done bool, err error) {
+	c.Unknown = true
+	if err := t.Refresh(ctx); err != nil {
+		return false, err
+	}
+	if !has(t.state().Metadata(), c.id) {
+		return false, errors.New("the catalog took the commit, and the table does not have it")
+	}
+	c.staged = nil
+	return true, nil
+}
+
+// Settle ends the tries of a commit: it says whether c is in the table, or removes what the tries have left. An error
+// says that it is not known, and that nothing was removed.
+func (t *Table) Settle(ctx context.Context, c *Commit) (in bool, err error) {
+	if err := t.acquire(ctx); err != nil {
+		return false, err
+	}
+	defer t.release()
+	if err := t.Refresh(ctx); err != nil {
+		return false, err
+	}
+	if has(t.state().Metadata(), c.id) {
+		return true, nil
+	}
+	t.sweep(c)
+	if c.Unknown {
+		return false, fmt.Errorf("settling a commit to table %s: it may still arrive", t.name)
+	}
+	return false, nil
 }
 
 // isConflict says that a commit was refused because the table is not what it was built on. iceberg-go has a typed
@@ -282,6 +330,7 @@ func (t *Table) Expire(ctx context.Context) error {
 		return err
 	}
 	defer t.release()
+	t.tidy()
 	tx := t.state().NewTransaction()
 	cfg := t.lake.cfg.Snapshots
 	if err := tx.ExpireSnapshots(table.WithOlderThan(cfg.Age), table.WithRetainLast(cfg.Keep)); err != nil {

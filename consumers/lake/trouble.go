@@ -1,0 +1,97 @@
+package lake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/millrace/millrace/pkg/lake"
+)
+
+// trouble is why nothing enters a table. The rows given up with files that could not be written are read again from the
+// log: without a rest in between, a full disk would have the whole backlog read over and over.
+type trouble struct {
+	err   error
+	since time.Time
+	last  time.Time
+	fails int       // files given up since the last commit
+	rest  time.Time // until when nothing is taken on
+}
+
+const (
+	minRest = 200 * time.Millisecond
+	maxRest = 20 * time.Second
+)
+
+func (t *trouble) add(err error) {
+	t.err, t.last = err, time.Now()
+	if t.since.IsZero() {
+		t.since = t.last
+	}
+}
+
+func (t *trouble) pause() {
+	d := maxRest
+	if t.fails < 10 {
+		d = min(d, minRest<<t.fails)
+	}
+	t.fails++
+	t.rest = time.Now().Add(d/2 + rand.N(d/2)) //nolint:gosec // jitter needs no secrecy
+}
+
+// failed notes a try that failed and comes again.
+func (c *committer) failed(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trouble.add(err)
+}
+
+// ready says whether rows enter the table. What has not failed again for long is over, or another process's by now.
+func (c *committer) ready(now time.Time) error {
+	c.mu.Lock()
+	t := c.trouble
+	c.mu.Unlock()
+	if t.err == nil || now.Sub(t.last) > 2*(c.sink.cfg.Age+c.sink.cfg.Timeout) {
+		return nil
+	}
+	since := t.since.UTC().Format(time.RFC3339)
+	if lake.IsFull(t.err) {
+		return fmt.Errorf("the disk of the lake is full: table %s has taken nothing since %s; free some space, and it goes on by itself, nothing is lost: %w",
+			c.name, since, t.err)
+	}
+	return fmt.Errorf("table %s has taken nothing since %s; it is tried again, nothing is lost: %w", c.name, since, t.err)
+}
+
+// Ready says whether what is read enters the tables: the error names those that take nothing, and why.
+func (s *Sink) Ready() error {
+	var errs []error
+	for _, c := range s.committers() {
+		errs = append(errs, c.ready(time.Now()))
+	}
+	return errors.Join(errs...)
+}
+
+// settle gives up a commit that never went through, with its files. By then nothing else is under way.
+func (c *committer) settle(ctx context.Context) {
+	c.mu.Lock()
+	h := c.leaving
+	c.mu.Unlock()
+	if h == nil {
+		return
+	}
+	if h.commit != nil {
+		in, err := c.table.Settle(ctx, h.commit)
+		if err != nil {
+			c.sink.tel.Log.Warn("leaving files of a commit behind", "table", c.name, "err", err)
+		}
+		if in || err != nil {
+			return
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leaving = nil
+	c.giveUp(h)
+}
