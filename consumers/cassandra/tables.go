@@ -159,6 +159,13 @@ func invalid(err error) bool {
 	return errors.As(err, &re) && re.Code() == gocql.ErrCodeInvalid
 }
 
+// turnedAway says that Cassandra is up and has more to do than it can. Of a write that timed out nobody knows whether it
+// was applied: it comes again with the same timestamp, which changes nothing then.
+func turnedAway(err error) bool {
+	var re gocql.RequestError
+	return errors.As(err, &re) && (re.Code() == gocql.ErrCodeOverloaded || re.Code() == gocql.ErrCodeWriteTimeout)
+}
+
 func kindOf(err error) string {
 	var re gocql.RequestError
 	switch {

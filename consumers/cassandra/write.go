@@ -151,6 +151,8 @@ func (w *write) deliver(ctx context.Context, rows []row) error {
 	case err == nil:
 		w.store.m.rows.WithLabelValues(name).Add(float64(len(rows)))
 		return nil
+	case turnedAway(err):
+		return fmt.Errorf("%w: %w", stream.ErrThrottle, err)
 	case !invalid(err):
 		return err
 	case len(rows) > 1:

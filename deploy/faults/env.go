@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/pkg/servertest/esproxy"
 	"github.com/millrace/millrace/schemas"
 )
 
@@ -46,6 +48,60 @@ type env struct {
 	workloads []*workload
 	sources   uint16
 	recovery  time.Duration // within which lag has to return to 0
+	cleanups  []func() error
+}
+
+// onClose has something undone at the end of the play, the last first.
+func (e *env) onClose(f func() error) { e.cleanups = append(e.cleanups, f) }
+
+// flow makes the tables, starts one process of all destinations and the sources, and waits until n records are
+// acknowledged and some of them committed by each destination.
+func (e *env) flow(ctx context.Context, l load, n int64) (*process, *workload, error) {
+	if err := e.provision(ctx); err != nil {
+		return nil, nil, err
+	}
+	p, err := e.consume("consumers", "")
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := e.produce(ctx, l)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := w.awaitAcked(ctx, n, time.Minute); err != nil {
+		return nil, nil, err
+	}
+	for _, d := range e.destinations {
+		if err := e.awaitCommitted(ctx, d, 1, time.Minute); err != nil {
+			return nil, nil, err
+		}
+	}
+	return p, w, nil
+}
+
+// awaitMetric waits until a metric of a process is at least so much, and gives it.
+func (e *env) awaitMetric(ctx context.Context, p *process, within time.Duration, least float64, name string, labels ...string) (at float64, err error) {
+	err = until(ctx, within, fmt.Sprintf("%s of %v is %g", name, labels, least), func(ctx context.Context) error {
+		if at, err = p.metric(ctx, name, labels...); err != nil {
+			return errors.Join(err, e.health())
+		}
+		if at < least {
+			return errors.Join(fmt.Errorf("it is %g", at), e.health())
+		}
+		return nil
+	})
+	return at, err
+}
+
+// elasticsearchProxy puts a proxy with faults before Elasticsearch. It is for before provision.
+func (e *env) elasticsearchProxy() (*esproxy.Proxy, error) {
+	p, err := esproxy.Start(e.world.servers.elasticsearch, e.seed)
+	if err != nil {
+		return nil, err
+	}
+	e.onClose(p.Close)
+	e.set("elasticsearch.urls", []string{p.URL()})
+	return p, nil
 }
 
 func newEnv(ctx context.Context, w *world, s *scenario, b build_, seed uint64) (*env, error) {
@@ -302,6 +358,9 @@ func (e *env) close(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("deleting the topics: %w", err))
 	}
 	errs = append(errs, e.world.servers.forget(ctx, e.run))
+	for _, f := range slices.Backward(e.cleanups) {
+		errs = append(errs, f())
+	}
 	return errors.Join(errs...)
 }
 

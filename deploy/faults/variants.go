@@ -16,6 +16,7 @@ type variant struct {
 func variants() []variant {
 	return []variant{
 		{"early_commit", "offsets are committed once fetched, before they are written", []int{6}},
+		{"bulk_200", "an HTTP 200 is taken as the success of all items of a bulk request", []int{10}},
 	}
 }
 

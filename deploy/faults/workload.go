@@ -134,23 +134,25 @@ func (s *source) Flush(context.Context) error { return nil }
 // Produce implements loadgen.Publisher. It notes what is really sent: what the bytes say, decoded again.
 func (s *source) Produce(ctx context.Context, r *kgo.Record, done func(error)) error {
 	e := entry{source: s.number, seq: uint32(s.seq)} //nolint:gosec // they count from 0
+	if s.refusal != nil {
+		e.must, e.may = s.refusal(r, s.seq)
+	}
 	asWritten := *r
 	asWritten.Timestamp = time.Now() // Kafka's, without which no event time is in bounds
 	rec, err := s.decoder.Decode(ctx, &asWritten)
-	if err != nil {
+	var bad *codec.BadRecord
+	switch {
+	case err == nil:
+		if e.key, err = idKey(rec.ID()); err != nil {
+			s.err = err
+			return err
+		}
+		e.hash = fingerprint(&rec)
+	case e.must == toAll && errors.As(err, &bad):
+		e.key = bytesKey(r.Value)
+	default:
 		s.err = fmt.Errorf("source %d: decoding what is to be sent: %w", s.number, err)
 		return s.err
-	}
-	if e.key, err = idKey(rec.ID()); err != nil {
-		s.err = err
-		return err
-	}
-	e.hash = fingerprint(&rec)
-	if s.refusal != nil {
-		value := string(r.Value)
-		if e.must, e.may = s.refusal(r, s.seq); string(r.Value) != value {
-			e.key = bytesKey(r.Value)
-		}
 	}
 	s.seq++
 	i := s.w.ledger.intent(e)

@@ -112,6 +112,11 @@ stop() {
       say "stack: $1 ($pid) did not end within 30 s of SIGTERM: killing it"
       kill -9 "$pid" 2>/dev/null || true
     fi
+    # A process that is ending has no command line any more and its ports still open.
+    for ((i = 0; i < 100; i++)); do
+      if ! kill -0 "$pid" 2>/dev/null || ! grep -qs '^State:.[^Z]' "/proc/$pid/status"; then break; fi
+      sleep 0.1
+    done
     say "stopped $1"
   fi
   rm -f "$state/pids/$1"
