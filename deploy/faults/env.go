@@ -111,7 +111,7 @@ func newEnv(ctx context.Context, w *world, s *scenario, b build_, seed uint64) (
 		run: fmt.Sprintf("f%02d_%x", s.number, time.Now().UnixMilli()), ledger: newLedger(), recovery: 3 * time.Minute,
 	}
 	e.dir = filepath.Join(w.opts.out, "runs", strconv.Itoa(s.number)+"-"+s.name+"-"+b.name)
-	if err := errors.Join(os.RemoveAll(e.dir), os.MkdirAll(e.dir, 0o700)); err != nil {
+	if err := errors.Join(os.RemoveAll(e.dir), os.MkdirAll(e.dir, 0o700)); err != nil { //nolint:gosec // under -out, which the caller names
 		return nil, err
 	}
 	e.settings = map[string]any{

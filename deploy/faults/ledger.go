@@ -121,26 +121,6 @@ func (l *ledger) outcome(i int32, err error) {
 	}
 }
 
-// journal takes over what loadgen wrote of a run, in another process: for records that it sent once each.
-func (l *ledger) journal(entries []loadgen.Entry, source uint16) error {
-	for _, j := range entries {
-		k, err := idKey([]byte(j.ID))
-		if err != nil {
-			return err
-		}
-		i := l.intent(entry{key: k, hash: hashOf(j.Hash), seq: uint32(j.Seq), source: source}) //nolint:gosec // they count from 0
-		switch j.Outcome {
-		case loadgen.OK:
-			l.outcome(i, nil)
-		case loadgen.Failed:
-			l.outcome(i, client.ErrTooLarge)
-		default:
-			l.outcome(i, client.ErrClosed)
-		}
-	}
-	return nil
-}
-
 // sums gives the counts so far; those in flight are sent and nothing else yet.
 func (l *ledger) sums() counts {
 	l.mu.Lock()

@@ -87,12 +87,11 @@ func (p *process) stop(ctx context.Context) error {
 	return nil
 }
 
-// kill is kill -9; nothing of the process runs any more. It says whether it found it running.
-func (p *process) kill() bool {
+// kill is kill -9; nothing of the process runs any more.
+func (p *process) kill() {
 	p.ending.Store(true)
-	err := p.cmd.Process.Kill()
+	_ = p.cmd.Process.Kill() // it may have ended
 	<-p.done
-	return err == nil
 }
 
 // ended says how a process has ended that nobody asked to.

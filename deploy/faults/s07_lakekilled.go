@@ -30,7 +30,7 @@ func lakeKilled(ctx context.Context, e *env) (evidence, error) {
 		if err != nil {
 			return ev, err
 		}
-		ev.Bites[fmt.Sprintf("records not committed when it died at %s", order)] = behind
+		ev.Bites["records not committed when it died at "+order] = behind
 	}
 	ev.Did = fmt.Sprintf("killed the writer at %d steps", len(ev.Bites))
 	if _, err := e.consume("lake-last", "", "lake"); err != nil {

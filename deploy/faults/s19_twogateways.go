@@ -72,15 +72,13 @@ func twoGateways(ctx context.Context, e *env) (evidence, error) {
 			return evidence{}, err
 		}
 		for i, address := range addresses {
-			n := e.ledger.intent(entry{key: k, hash: hashOf(codec.Fingerprint(e.typ, values, "")), seq: uint32(seq), source: source}) //nolint:gosec // few
+			n := e.ledger.intent(entry{key: k, hash: hashOf(codec.Fingerprint(e.typ, values, "")), seq: uint32(seq), source: source})
 			err := post(ctx, address+"/v1/events/"+e.typ.Name, text)
-			switch {
-			case err == nil:
-				e.ledger.outcome(n, nil)
-			default:
+			if err != nil {
 				e.ledger.outcome(n, client.ErrClosed) // it may have arrived
 				return evidence{}, err
 			}
+			e.ledger.outcome(n, nil)
 			if i == 1 {
 				twice++
 			}

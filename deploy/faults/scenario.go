@@ -67,16 +67,17 @@ func (r *result) line() string {
 		s += r.Evidence.Did + ", "
 	}
 	s += fmt.Sprintf("%.0f s", r.total())
+	parts := []string{s}
 	for _, v := range r.Violations {
-		s += "; " + v.String()
+		parts = append(parts, v.String())
 	}
 	if r.Error != "" {
-		s += "; " + strings.ReplaceAll(r.Error, "\n", " | ")
+		parts = append(parts, strings.ReplaceAll(r.Error, "\n", " | "))
 	}
 	if r.Logs != "" {
-		s += "; see " + r.Logs
+		parts = append(parts, "see "+r.Logs)
 	}
-	return s
+	return strings.Join(parts, "; ")
 }
 
 func (r *result) total() (sum float64) {

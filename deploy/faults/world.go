@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -93,7 +92,7 @@ func (s *servers) script(ctx context.Context, out *bytes.Buffer, only string, ar
 	if only == "" {
 		only = otherServers
 	}
-	cmd := exec.CommandContext(ctx, stackScript, args...)
+	cmd := exec.CommandContext(ctx, stackScript, args...) //nolint:gosec // ours
 	cmd.Env = append(os.Environ(), "MILLRACE_STACK_DIR="+s.dir, "MILLRACE_STACK_PORT_BASE=auto", "MILLRACE_STACK_SERVERS="+only)
 	var printed bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &printed, &printed
@@ -141,18 +140,6 @@ func (s *servers) start(ctx context.Context, name string) error {
 	return s.script(ctx, nil, name, "up")
 }
 
-// signal sends a signal to one of the servers.
-func (s *servers) signal(name string, sig syscall.Signal) error {
-	pid, err := readPid(filepath.Join(s.dir, "pids", name))
-	if err != nil {
-		return err
-	}
-	if err := syscall.Kill(pid, sig); err != nil {
-		return fmt.Errorf("sending %v to %s (%d): %w", sig, name, pid, err)
-	}
-	return nil
-}
-
 // runningServer gives a server of an earlier run in this directory, which that run left running.
 func runningServer(out string) (pid int, ok bool) {
 	dir := filepath.Join(out, "servers")
@@ -171,7 +158,7 @@ func readPid(path string) (int, error) {
 // alive says whether a process runs whose command line has this argument, so that a pid that now is another's is not
 // taken for it.
 func alive(pid int, argument string) bool {
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline") //nolint:gosec // a number
 	return err == nil && bytes.Contains(line, []byte("\x00"+argument+"\x00")) // a dead one that nobody waited for has no command line
 }
 

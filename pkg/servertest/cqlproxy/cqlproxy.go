@@ -64,7 +64,7 @@ func Start(target string, seed uint64) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening before Cassandra: %w", err)
 	}
-	p := &Proxy{target: target, listener: l, rnd: rand.New(rand.NewPCG(seed, 0)), conns: map[net.Conn]bool{}} //nolint:gosec // to be repeated
+	p := &Proxy{target: target, listener: l, rnd: rand.New(rand.NewPCG(seed, 0)), conns: map[net.Conn]bool{}}
 	p.served.Go(p.accept)
 	return p, nil
 }
@@ -249,7 +249,7 @@ func (p *Proxy) decide() uint32 {
 func failure(stream [2]byte, code uint32) []byte {
 	body := binary.BigEndian.AppendUint32(nil, code)
 	text := func(s string) {
-		body = binary.BigEndian.AppendUint16(body, uint16(len(s))) //nolint:gosec // short
+		body = binary.BigEndian.AppendUint16(body, uint16(len(s)))
 		body = append(body, s...)
 	}
 	switch code {
@@ -268,6 +268,6 @@ func failure(stream [2]byte, code uint32) []byte {
 		text("Server is overloaded")
 	}
 	f := []byte{version | 0x80, 0, stream[0], stream[1], opError}
-	f = binary.BigEndian.AppendUint32(f, uint32(len(body))) //nolint:gosec // short
+	f = binary.BigEndian.AppendUint32(f, uint32(len(body)))
 	return append(f, body...)
 }
