@@ -158,7 +158,7 @@ func readPid(path string) (int, error) {
 // alive says whether a process runs whose command line has this argument, so that a pid that now is another's is not
 // taken for it.
 func alive(pid int, argument string) bool {
-	line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline") //nolint:gosec // a number
+	line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")       //nolint:gosec // a number
 	return err == nil && bytes.Contains(line, []byte("\x00"+argument+"\x00")) // a dead one that nobody waited for has no command line
 }
 
