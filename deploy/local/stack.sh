@@ -226,9 +226,14 @@ run_in_background() { # name, working folder, command…: outlives this shell an
 }
 
 start() {
-  local name=$1 home port
+  local name=$1 home port i
   home=$(home_of "$name")
   for port in $(ports_of "$name"); do
+    # The threads of a process that was just ended hold its ports for a moment after its first thread is gone.
+    for ((i = 0; i < 50; i++)); do
+      listening "$port" || break
+      sleep 0.1
+    done
     if listening "$port"; then
       say "stack: port $port, wanted for $name, is taken by a process that is not ours: set MILLRACE_STACK_PORT_BASE (now $BASE) to another number, or to auto"
       give_up

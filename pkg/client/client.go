@@ -46,6 +46,9 @@ type Client struct {
 
 	accepted, acknowledged, failed, unknown atomic.Uint64
 
+	anew  sync.Map    // topics that were found to be deleted and made anew
+	stale atomic.Bool // there may be some
+
 	closing sync.Once
 	stop    func() // of what Dial started
 }
@@ -111,10 +114,17 @@ func (c *Client) Produce(ctx context.Context, r *kgo.Record, done func(error)) e
 		c.metrics.records.WithLabelValues("refused").Inc()
 		return err
 	}
+	if c.stale.Load() {
+		c.renew()
+	}
 	c.accepted.Add(1)
 	c.metrics.buffered.Inc()
 	c.metrics.bytes.Add(float64(size))
 	c.kafka.Produce(context.WithoutCancel(ctx), r, func(_ *kgo.Record, err error) {
+		if errors.Is(err, kerr.UnknownTopicID) {
+			c.anew.Store(r.Topic, true)
+			c.stale.Store(true)
+		}
 		c.count(err)
 		c.metrics.buffered.Dec()
 		c.metrics.bytes.Sub(float64(size))
@@ -125,6 +135,18 @@ func (c *Client) Produce(ctx context.Context, r *kgo.Record, done func(error)) e
 		c.budget.finish()
 	})
 	return nil
+}
+
+// renew has the Kafka client forget topics that were deleted and made anew: it stays with the id under which it knew a
+// topic, and would refuse every record for it until the program is restarted.
+func (c *Client) renew() {
+	c.stale.Store(false)
+	c.anew.Range(func(topic, _ any) bool {
+		if _, mine := c.anew.LoadAndDelete(topic); mine {
+			c.kafka.PurgeTopicsFromProducing(topic.(string)) //nolint:forcetypeassert // nothing else is stored
+		}
+		return true
+	})
 }
 
 func (c *Client) count(err error) {

@@ -104,6 +104,44 @@ func TestEveryRecordIsAccountedForOnce(t *testing.T) {
 	})
 }
 
+// Whoever deletes a topic and makes it again need not restart the services that publish to it.
+func TestTopicMadeAnewIsPublishedTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := kafkatest.NewVirtual(t, topic)
+		c := newClient(t, config(), cluster.Opts())
+		send := func() error {
+			result := make(chan error, 1)
+			if err := c.Produce(t.Context(), record(100), func(err error) { result <- err }); err != nil {
+				t.Fatal(err)
+			}
+			return <-result
+		}
+		if err := send(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cluster.DeleteTopic(topic); err != nil {
+			t.Fatal(err)
+		}
+		cluster.Create(t, topic, 3)
+		failures := 0
+		for ; failures < 100 && send() != nil; failures++ {
+			time.Sleep(time.Second)
+		}
+		if failures == 0 || failures == 100 {
+			t.Errorf("%d records failed before one was taken, want some, and an end of it", failures)
+		}
+		for range 10 {
+			if err := send(); err != nil {
+				t.Errorf("afterwards: %v", err)
+			}
+		}
+		closeClient(t, c)
+		if n := len(cluster.Records(t, topic)); n != 11 {
+			t.Errorf("%d records are in the new topic, want 11", n)
+		}
+	})
+}
+
 func TestFullBufferShedsOrBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cluster := kafkatest.NewVirtual(t, topic)

@@ -174,13 +174,15 @@ func TestWhatIsNoLetterIsNotReplayed(t *testing.T) {
 	stub.Headers = append(stub.Headers, headers("millrace.value_dropped", "99")...)
 	stub.Value = nil
 	spoof := letter("three", "lake", "refused", 3, headers("millrace.resolution", "discarded", "millrace.resolution.letter", "0")...)
-	w.produce(&kgo.Record{Topic: letters, Value: []byte("foreign")}, elsewhere, stub, spoof)
+	bomb := letter("", "lake", "oversized_batch", 4)
+	bomb.Value = nil
+	w.produce(&kgo.Record{Topic: letters, Value: []byte("foreign")}, elsewhere, stub, spoof, bomb)
 	report, said := w.replay(Order{})
-	if report.Done != 1 || report.Refused != 3 || said["millrace.a.dlq/0/3"] != "<nil>" {
+	if report.Done != 1 || report.Refused != 4 || said["millrace.a.dlq/0/3"] != "<nil>" {
 		t.Errorf("%+v %v", report, said)
 	}
-	w.wantCounts("lake refused 2/1/0,   1/0/0")
-	if report := w.discard(Order{Why: "not ours", Filter: Filter{Topic: origin}}); report.Done != 3 {
+	w.wantCounts("lake refused 2/1/0,   1/0/0, lake oversized_batch 1/0/0")
+	if report := w.discard(Order{Why: "not ours", Filter: Filter{Topic: origin}}); report.Done != 4 {
 		t.Errorf("%+v", report)
 	}
 }

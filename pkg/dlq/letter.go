@@ -246,6 +246,9 @@ func (l *Letter) refusal(cluster string, maxLoops int, force bool) error {
 	switch {
 	case l.Origin.Topic+suffix != l.Topic || l.Origin.Partition < 0 || l.Destination == "":
 		return fmt.Errorf("%s: its headers do not say where it is from: no consumer of Millrace wrote it", l)
+	case l.Reason == stream.ReasonOversized:
+		return fmt.Errorf("%s: it is a batch that is larger than a consumer takes, and its records are not in the letter: "+
+			"have its producer publish them again in smaller batches, and discard it", l)
 	case l.Origin.Cluster != "" && l.Origin.Cluster != cluster && !force:
 		return fmt.Errorf("%s: it is from the Kafka cluster %s, and this is %s: replay it there, or use --force", l, l.Origin.Cluster, cluster)
 	case l.State == Replaying && !force:

@@ -24,6 +24,10 @@ const (
 	reasonPanic   = "panic"   // the sink panics at it
 )
 
+// ReasonOversized is the reason of a batch of Kafka that decompresses past the bound. Nobody can say what is in it without
+// holding all of it, so it is one letter without a value.
+const ReasonOversized = "oversized_batch"
+
 // HeaderReplayFor is the first header of a record that was replayed from the dead letters: the one destination it is
 // for. All others pass over it; they have it, or it is a dead letter of theirs.
 const HeaderReplayFor = "millrace.replay.for"
@@ -36,6 +40,7 @@ func forAnother(r *kgo.Record, destination string) bool {
 // letter is a record that can never be stored.
 type letter struct {
 	record      *kgo.Record
+	offsets     int // how many it is of: 1, but for a whole batch
 	destination string
 	class       Class // ClassRecord or ClassBug
 	reason      string
@@ -51,7 +56,7 @@ func badLetter(r *kgo.Record, destination string, err error) *letter {
 		return nil
 	}
 	return &letter{
-		record: r, destination: destination, class: ClassRecord, reason: bad.Reason, err: bad.Err,
+		record: r, offsets: 1, destination: destination, class: ClassRecord, reason: bad.Reason, err: bad.Err,
 		first: time.Now(), attempts: 1,
 	}
 }
@@ -62,7 +67,7 @@ func (d *delivery) refused(partial *PartialError) []letter {
 	for i := range d.batch.Records {
 		if err := partial.Failed[i]; err != nil {
 			l := letter{
-				record: d.batch.Records[i].Source, destination: d.c.name, class: ClassRecord, reason: reasonRefused,
+				record: d.batch.Records[i].Source, offsets: 1, destination: d.c.name, class: ClassRecord, reason: reasonRefused,
 				err: err, first: d.failed, attempts: d.attempts,
 			}
 			if d.split {
@@ -110,8 +115,11 @@ func (c *Consumer) bury(ctx context.Context, letters []letter) error {
 		for i, r := range records {
 			err := byRecord[r]
 			if err == nil {
-				c.metrics.dead.WithLabelValues(left[i].record.Topic, left[i].reason).Inc()
+				c.metrics.dead.WithLabelValues(left[i].record.Topic, left[i].reason).Add(float64(left[i].offsets))
 				continue
+			}
+			if errors.Is(err, kerr.UnknownTopicID) { // made anew: the client would refuse it for ever
+				c.client.PurgeTopicsFromProducing(r.Topic)
 			}
 			if first == nil {
 				first = fmt.Errorf("producing to %s: %w", r.Topic, err)
@@ -150,6 +158,9 @@ func (l *letter) kafka(cluster string, stub bool) *kgo.Record {
 	add("origin.topic", r.Topic)
 	add("origin.partition", strconv.Itoa(int(r.Partition)))
 	add("origin.offset", strconv.FormatInt(r.Offset, 10))
+	if l.offsets > 1 {
+		add("origin.offsets", strconv.Itoa(l.offsets))
+	}
 	add("origin.timestamp", r.Timestamp.UTC().Format(time.RFC3339Nano))
 	add("origin.cluster", cluster)
 	add("destination", l.destination)

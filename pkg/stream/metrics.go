@@ -10,11 +10,11 @@ import (
 )
 
 type metrics struct {
-	applied, dead, passed, expired, truncated, stopped, reseeks, wedged *prometheus.CounterVec
-	retries, pollErrors, redelivered                                    *prometheus.CounterVec
-	rebalances, late, panics, commitErrors                              prometheus.Counter
-	latency                                                             *prometheus.HistogramVec
-	batchRecords, writeSeconds                                          prometheus.Histogram
+	applied, dead, passed, expired, truncated, stopped, reseeks, recreated, wedged *prometheus.CounterVec
+	retries, pollErrors, redelivered                                               *prometheus.CounterVec
+	rebalances, late, panics, commitErrors                                         prometheus.Counter
+	latency                                                                        *prometheus.HistogramVec
+	batchRecords, writeSeconds                                                     prometheus.Histogram
 }
 
 // newMetrics registers a consumer's metrics, each with the label consumer.
@@ -45,6 +45,7 @@ func newMetrics(reg prometheus.Registerer, c *Consumer) (*metrics, error) {
 		truncated:    counters("truncated_records_total", "Records read that the log then lost.", "topic"),
 		stopped:      counters("stopped_partitions_total", "Partitions whose reading stopped.", "topic", "reason"),
 		reseeks:      counters("reseeks_total", "Partitions that started again from the destination's offset, or from what is durable.", "topic"),
+		recreated:    counters("recreated_topics_total", "Times that a topic was found deleted while it was read.", "topic"),
 		wedged:       counters("wedged_calls_total", "Calls of the sink or the decoder that did not come back when their time was over.", "topic"),
 		retries:      counters("retries_total", "Attempts that failed and came again, by the class of what failed.", "what", "class"),
 		redelivered:  counters("redelivered_records_total", "Records that the destination had already, where it says so.", "topic"),

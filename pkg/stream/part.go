@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime/pprof"
 	"sync/atomic"
 	"time"
@@ -23,7 +24,6 @@ const (
 	stateSeeking   = "seeking"   // starting again from another offset
 	stateRecreated = "recreated" // stopped: the topic is not the one it was
 	stateHalted    = "halted"    // stopped: the destination's own offsets wait for an operator, as a table rolled back
-	stateOversized = "oversized" // stopped: a batch decompresses past the bound
 	stateWedged    = "wedged"    // the sink or the decoder does not come back
 	stateGone      = "gone"
 )
@@ -46,9 +46,10 @@ type part struct {
 	// Under Consumer.mu.
 	state    string
 	queue    []*kgo.Record
-	polled   int64 // one past the last offset taken from the client
-	start    int64 // of the log
-	end      int64 // of what may be read, as of the last fetch
+	skips    []skip // between records of the queue, or after them
+	polled   int64  // one past the last offset taken from the client
+	start    int64  // of the log
+	end      int64  // of what may be read, as of the last fetch
 	heads    []head
 	opened   time.Time // append time of the first record of the batch being filled
 	progress time.Time // of the durable prefix, or of what a Keeper accepted
@@ -60,6 +61,12 @@ type part struct {
 	changed  chan struct{}
 	seen     uint64 // step, when sample last looked
 	stuck    *call  // of the decoder, if it has not moved since
+}
+
+// skip is a batch of Kafka that cannot be read: its offsets are from first up to next.
+type skip struct {
+	first, next int64
+	epoch       int32
 }
 
 // head is when the first record of a batch that is not durable yet was appended.
@@ -107,7 +114,7 @@ func (p *part) launch() {
 func (p *part) halt() {
 	p.c.mu.Lock()
 	cancel := p.cancel
-	p.queue = nil
+	p.queue, p.skips = nil, nil
 	p.c.mu.Unlock()
 	cancel()
 	p.c.budget.leave(p)
@@ -168,18 +175,37 @@ func (p *part) accept(f *kgo.FetchPartition) {
 		return
 	}
 	p.c.budget.add(p, bytes)
+	p.wake()
+}
+
+// pass puts a batch that cannot be read where its records would have been in the queue, and says whether it is wanted.
+func (p *part) pass(s skip) bool {
+	p.c.mu.Lock()
+	ok := p.state == stateRunning && p.polled < s.next
+	if ok {
+		p.skips = append(p.skips, s)
+		p.polled = s.next
+	}
+	p.c.mu.Unlock()
+	if ok {
+		p.wake()
+	}
+	return ok
+}
+
+func (p *part) wake() {
 	select {
 	case p.notify <- struct{}{}:
 	default:
 	}
 }
 
-func (p *part) take() []*kgo.Record {
+func (p *part) take() ([]*kgo.Record, []skip) {
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
-	q := p.queue
-	p.queue = nil
-	return q
+	q, s := p.queue, p.skips
+	p.queue, p.skips = nil, nil
+	return q, s
 }
 
 // sizeOf is what a record costs in memory, nearly.
@@ -197,8 +223,8 @@ func (p *part) decode(ctx context.Context) {
 	d := decoding{part: p, decoder: p.c.deps.Decoder(p.typ.Name), age: time.NewTimer(time.Hour)}
 	d.age.Stop()
 	for {
-		records := p.take()
-		if records == nil {
+		records, skips := p.take()
+		if records == nil && skips == nil {
 			select {
 			case <-p.notify:
 			case <-d.age.C:
@@ -209,10 +235,16 @@ func (p *part) decode(ctx context.Context) {
 			continue
 		}
 		for _, r := range records {
+			for ; len(skips) > 0 && skips[0].next <= r.Offset; skips = skips[1:] {
+				d.pass(ctx, skips[0])
+			}
 			if ctx.Err() != nil {
 				return
 			}
 			d.add(ctx, r)
+		}
+		for _, s := range skips {
+			d.pass(ctx, s)
 		}
 	}
 }
@@ -246,7 +278,25 @@ func (d *decoding) add(ctx context.Context, r *kgo.Record) {
 			}
 		}
 	}
-	d.next = r.Offset + 1
+	d.put(ctx, r, r.Offset+1, sizeOf(r), record, dead)
+}
+
+// pass makes one dead letter of a batch that cannot be read. Its content is where it was, in the topic.
+func (d *decoding) pass(ctx context.Context, s skip) {
+	if s.next <= d.next {
+		return
+	}
+	r := &kgo.Record{Topic: d.key.Topic, Partition: d.key.Partition, Offset: s.first, LeaderEpoch: s.epoch, Timestamp: time.Now()}
+	d.put(ctx, r, s.next, 0, codec.Record{}, &letter{
+		record: r, offsets: int(s.next - s.first), destination: d.c.name, class: ClassRecord, reason: ReasonOversized,
+		err:   fmt.Errorf("the batch of the offsets %d to %d decompresses to more than a consumer takes", s.first, s.next-1),
+		first: time.Now(), attempts: 1,
+	})
+}
+
+// put adds what was made of the offsets up to next to the batch: a record, a dead letter, or neither.
+func (d *decoding) put(ctx context.Context, r *kgo.Record, next int64, size int, record codec.Record, dead *letter) {
+	d.next = next
 	if d.batch != nil && record.Type != nil && len(d.batch.Records) > 0 && record.Type != d.batch.Type {
 		d.cut(ctx)
 	}
@@ -257,13 +307,13 @@ func (d *decoding) add(ctx context.Context, r *kgo.Record) {
 		d.open(r)
 	}
 	b := d.batch
-	b.held += sizeOf(r)
-	b.Next = r.Offset + 1
+	b.held += size
+	b.Next = next
 	b.mark = ledger.Mark{LeaderEpoch: r.LeaderEpoch, Time: r.Timestamp.UnixMilli()}
 	switch {
 	case dead != nil:
 		b.dead = append(b.dead, *dead)
-		b.Dead++
+		b.Dead += dead.offsets
 	case record.Type != nil:
 		b.Type = record.Type
 		b.Records = append(b.Records, record)

@@ -33,8 +33,14 @@ func (c *Consumer) pollLoop(ctx context.Context) error {
 			c.mu.Lock()
 			p := c.parts[ledger.Key{Topic: f.Topic, Partition: f.Partition}]
 			c.mu.Unlock()
-			if p != nil && (f.Err == nil || len(f.Records) > 0) { // the records of a poll with errors are good
+			if p == nil {
+				return
+			}
+			if f.Err == nil || len(f.Records) > 0 { // the records of a poll with errors are good
 				p.accept(&f.FetchPartition)
+			}
+			if tooLarge, ok := errors.AsType[*kgo.ErrDecompressTooLarge](f.Err); ok {
+				c.oversized(p, tooLarge)
 			}
 		})
 		c.applySeeks()
@@ -95,7 +101,6 @@ func (c *Consumer) takeErrors(ctx context.Context, fetches kgo.Fetches) bool {
 		p := c.parts[k]
 		c.mu.Unlock()
 		var loss *kgo.ErrDataLoss
-		var tooLarge *kgo.ErrDecompressTooLarge
 		switch {
 		case p == nil:
 		case errors.Is(err, kerr.OffsetOutOfRange):
@@ -105,15 +110,9 @@ func (c *Consumer) takeErrors(ctx context.Context, fetches kgo.Fetches) bool {
 			c.truncated(p, loss)
 			return
 		case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InconsistentTopicID):
-			c.metrics.stopped.WithLabelValues(topic, stateRecreated).Inc()
-			c.tel.Log.Error("the topic was made anew; reading stops until this consumer is restarted", "topic", topic, "partition", partition)
-			c.stop(k, stateRecreated)
+			c.anew(topic)
 			return
-		case errors.As(err, &tooLarge):
-			c.metrics.stopped.WithLabelValues(topic, stateOversized).Inc()
-			c.tel.Log.Error("a batch decompresses past the bound; reading of the partition stops",
-				"topic", topic, "partition", partition, "offset", tooLarge.Offset)
-			c.stop(k, stateOversized)
+		case errors.Is(err, kgo.ErrMaxDecompress): // see oversized, after the records before it
 			return
 		}
 		if ctx.Err() == nil && c.quiet.allow("polling "+topic) {
@@ -162,6 +161,17 @@ func (c *Consumer) outOfRange(p *part) {
 			c.later(seek{part: p, pos: pos})
 		}
 	})
+}
+
+// oversized passes over a batch that decompresses past the bound, as a bomb does: the client reads no further by itself.
+// It is a dead letter as a whole, since nobody knows what is in it.
+func (c *Consumer) oversized(p *part, e *kgo.ErrDecompressTooLarge) {
+	if !p.pass(skip{first: e.Offset, next: e.NextOffset, epoch: e.Epoch}) {
+		return
+	}
+	c.tel.Log.Error("a batch decompresses past the bound; it becomes a dead letter without its content, and reading goes on after it",
+		"topic", e.Topic, "partition", e.Partition, "first", e.Offset, "next", e.NextOffset)
+	c.client.SetOffsets(map[string]map[int32]kgo.EpochOffset{e.Topic: {e.Partition: {Epoch: -1, Offset: e.NextOffset}}})
 }
 
 // truncated starts again where the log diverged from what was read: an unclean election lost records.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -292,25 +293,50 @@ func TestCommitBeyondTheEndStops(t *testing.T) {
 	})
 }
 
-func TestTopicMadeAnewStops(t *testing.T) {
+// A topic that is deleted and made again is read from its start, by every member, and it is said while it is gone.
+func TestTopicMadeAnewIsReadFromItsStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.produce(0, 0, 10)
-		m := w.join(w.sink)
-		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		for p := range int32(3) {
+			w.produce(p, 0, 20)
+		}
+		members := []*member{w.join(w.sink), w.join(w.sink)}
+		w.until("both members read", func() bool {
+			for _, m := range members {
+				s := m.Status()
+				if len(s) == 0 || slices.ContainsFunc(s, func(p PartitionStatus) bool { return p.State != stateRunning }) {
+					return false
+				}
+			}
+			return w.lag() == 0
+		})
 		if err := w.cluster.DeleteTopic(topic); err != nil {
 			t.Fatal(err)
 		}
-		w.cluster.Create(t, topic, 3)
-		w.produce(0, 10, 5)
-		w.until("it is named", func() bool {
-			err := m.Ready()
-			return err != nil && strings.Contains(err.Error(), "recreated")
-		})
-		if n := m.metric("poll_errors_total"); n > 1000 {
-			t.Errorf("%v poll errors: the loop runs hot", n)
+		for _, m := range members {
+			w.until("it is said that the topic is gone", func() bool {
+				err := m.Ready()
+				return err != nil && strings.Contains(err.Error(), "topic "+topic+" was deleted")
+			})
 		}
-		w.stop(m)
+		w.cluster.Create(t, topic, 3)
+		for p := range int32(3) { // fewer than before: an old commit would pass over all of them
+			w.produce(p, 20, 10)
+		}
+		w.until("the new topic is read", func() bool { return w.sink.len() == 90 && w.lag() == 0 })
+		w.want(30, 30, 30)
+		for i, m := range members {
+			if err := m.Ready(); err != nil {
+				t.Errorf("afterwards member %d is not ready: %v", i, err)
+			}
+			if n := m.metric("poll_errors_total"); n > 1000 {
+				t.Errorf("%v poll errors: the loop runs hot", n)
+			}
+			if n := m.metric("recreated_topics_total"); n != 1 {
+				t.Errorf("member %d counted %v times that the topic was deleted, want 1", i, n)
+			}
+			w.stop(m)
+		}
 	})
 }
 

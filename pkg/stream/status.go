@@ -97,7 +97,7 @@ func (c *Consumer) Ready() error {
 		s := p.status()
 		idle := time.Since(p.progress)
 		switch {
-		case s.State == stateRecreated, s.State == stateOversized, s.State == stateHalted:
+		case s.State == stateRecreated, s.State == stateHalted:
 			errs = append(errs, fmt.Errorf("partition %d of %s is stopped: %s", s.Partition, s.Topic, s.State))
 		case p.broken != "":
 			errs = append(errs, fmt.Errorf("partition %d of %s waits at offset %d: %s", s.Partition, s.Topic, s.Applied, p.broken))
@@ -106,6 +106,9 @@ func (c *Consumer) Ready() error {
 			errs = append(errs, fmt.Errorf("partition %d of %s (%s) waits at offset %d and made no progress for %v",
 				s.Partition, s.Topic, s.State, s.Applied, idle.Round(time.Second)))
 		}
+	}
+	for topic := range c.deleted {
+		errs = append(errs, fmt.Errorf("topic %s was deleted; reading begins anew once it is there", topic))
 	}
 	for cl := range c.calls {
 		if !cl.named.IsZero() {

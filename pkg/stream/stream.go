@@ -68,6 +68,7 @@ type Consumer struct {
 	breakers map[string]breaker
 	calls    map[*call]struct{}
 	decoding map[*part]struct{} // whose decoders are at work
+	deleted  map[string]bool    // topics that are waited for
 }
 
 // New checks and makes a Consumer of the group millrace-<name>.
@@ -85,7 +86,7 @@ func New(cfg Config, name string, sink Sink, deps Deps) (*Consumer, error) {
 		cfg: cfg, name: name, sink: sink, deps: deps, tel: deps.Telemetry.With(name),
 		types: map[string]*schema.Type{}, ledger: ledger.New(), parts: map[ledger.Key]*part{},
 		ready: make(chan struct{}), commit: make(chan struct{}, 1), breakers: map[string]breaker{},
-		calls: map[*call]struct{}{}, decoding: map[*part]struct{}{},
+		calls: map[*call]struct{}{}, decoding: map[*part]struct{}{}, deleted: map[string]bool{},
 	}
 	c.keeper, _ = sink.(Keeper)
 	for _, t := range deps.Types {

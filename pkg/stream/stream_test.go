@@ -263,6 +263,52 @@ func TestOversizedDeadLetterBecomesAStub(t *testing.T) {
 	})
 }
 
+// A batch that decompresses past the bound is one dead letter of all its offsets; what is before and after it is stored,
+// and the records of the other partitions as well.
+func TestBatchPastTheBoundIsADeadLetter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.opts = []kgo.Opt{kgo.MaxDecompressBatchBytes(100_000)}
+		w.produce(0, 0, 5)
+		bomb := make([]*kgo.Record, 3)
+		for i := range bomb {
+			bomb[i] = &kgo.Record{Topic: topic, Value: make([]byte, 50_000)}
+		}
+		gzip, err := kgo.NewClient(append(w.cluster.Opts(kgo.ProducerLinger(time.Second), kgo.RecordPartitioner(kgo.ManualPartitioner())),
+			kgo.ProducerBatchCompression(kgo.GzipCompression()))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer gzip.Close()
+		if err := gzip.ProduceSync(t.Context(), bomb...).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		w.produce(0, 5, 5)
+		w.produce(1, 0, 5)
+		m := w.join(w.sink)
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		if err := m.Ready(); err != nil {
+			t.Errorf("afterwards it is not ready: %v", err)
+		}
+		if n := m.metric("dead_letters_total"); n != 3 {
+			t.Errorf("%v offsets among the dead letters, want 3", n)
+		}
+		w.stop(m)
+		w.want(10, 5)
+		letters := w.cluster.Records(t, topic+".dlq")
+		if len(letters) != 1 {
+			t.Fatalf("%d dead letters, want one for the batch", len(letters))
+		}
+		headers := map[string]string{}
+		for _, h := range letters[0].Headers {
+			headers[h.Key] = string(h.Value)
+		}
+		if headers["millrace.reason"] != ReasonOversized || headers["millrace.origin.offset"] != "5" || headers["millrace.origin.offsets"] != "3" {
+			t.Errorf("the letter has the headers %v, want the reason and three offsets from 5", headers)
+		}
+	})
+}
+
 func TestRegistryOutageWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
