@@ -20,6 +20,7 @@ import (
 	"github.com/millrace/millrace/pkg/app"
 	"github.com/millrace/millrace/pkg/client"
 	"github.com/millrace/millrace/pkg/codec"
+	"github.com/millrace/millrace/pkg/failpoint"
 	"github.com/millrace/millrace/pkg/httpserver"
 	"github.com/millrace/millrace/pkg/kafka"
 	"github.com/millrace/millrace/pkg/provision"
@@ -113,7 +114,7 @@ func newSystem(cfg *Config, logs io.Writer) (*system, error) {
 	}
 	return &system{
 		cfg: cfg, tel: tel, types: types, codec: cdc, kafka: opts, http: server, held: stream.NewBudget(cfg.Stream.Memory),
-		api: &serve.API{Types: types, Current: cdc.Type, Timeout: 30 * time.Second, Now: time.Now},
+		api: &serve.API{Types: types, Current: cdc.Type, Timeout: 30 * time.Second, Now: failpoint.Now},
 	}, nil
 }
 
@@ -146,7 +147,7 @@ func (s *system) publisher() (*client.Client, error) {
 // parts are what the process runs, in order of who needs whom.
 func (s *system) parts() []app.Part {
 	s.api.Register(s.http)
-	s.http.Handle("GET /api/v1/lag", lagHandler(s.rows, time.Now))
+	s.http.Handle("GET /api/v1/lag", lagHandler(s.rows, failpoint.Now))
 	s.letters(time.Now).Register(s.http)
 	parts := make([]app.Part, 0, 4+len(s.sinks)+len(s.producers))
 	parts = append(parts, app.Part{Name: "http", Run: s.http.Run}, app.Part{Name: "registry", Run: s.codec.Run})
@@ -177,6 +178,7 @@ func addCassandra(s *system) error {
 	if err != nil {
 		return err
 	}
+	c.Now = failpoint.Now
 	s.api.Series = c
 	return s.sink("cassandra", c, c.Run)
 }
@@ -186,6 +188,7 @@ func addElasticsearch(s *system) error {
 	if err != nil {
 		return err
 	}
+	e.Now = failpoint.Now
 	s.api.Search = e
 	return s.sink("elasticsearch", e, e.Run)
 }
@@ -251,7 +254,7 @@ func (s *system) kafkaPlanner(adm *kadm.Client) provision.Planner {
 // rows sums what the consumers of this process say up to a row per destination and topic.
 func (s *system) rows() []status.Row {
 	var rows []status.Row
-	now := time.Now()
+	now := failpoint.Now()
 	for _, d := range s.consumers {
 		at := map[string]int{}
 		for _, p := range d.consumer.Status() {

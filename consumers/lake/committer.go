@@ -262,12 +262,15 @@ func (h *held) add(b stream.Batch, done func(error)) {
 	h.rows += int64(len(b.Records))
 }
 
-// due says whether a commit is.
+// due says whether a commit is. One that is under way goes on, and takes with it what is due by its end.
 func (c *committer) due(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if len(c.turn) > 0 {
+		return false
+	}
 	if c.leaving != nil {
-		return len(c.turn) == 0 // a failed one is tried again, one under way goes on
+		return true // a failed one is tried again
 	}
 	h := c.filling
 	return h != nil && (h.bytes >= int64(c.sink.cfg.Bytes) || now.Sub(h.since) >= c.sink.cfg.Age)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/gocql/gocql"
@@ -17,6 +18,7 @@ import (
 	"github.com/millrace/millrace/deploy/lakerows"
 	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/schema"
+	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/telemetry"
 	"github.com/millrace/millrace/producers/loadgen"
 )
@@ -84,6 +86,8 @@ func (e *env) readLetters(ctx context.Context, found map[string]*finding) error 
 	decoder := cdc.Decoder(e.typ.Name)
 	return readTopics(ctx, e.world, nil, func(r *kgo.Record) error {
 		var destination, class, reason string
+		var from place
+		offsets := int64(1)
 		for _, h := range r.Headers {
 			switch h.Key {
 			case "millrace.resolution":
@@ -94,11 +98,24 @@ func (e *env) readLetters(ctx context.Context, found map[string]*finding) error 
 				class = string(h.Value)
 			case "millrace.reason":
 				reason = string(h.Value)
+			case "millrace.origin.partition":
+				n, _ := strconv.ParseInt(string(h.Value), 10, 32) // what is none is no place that is looked for
+				from.partition = int32(n)
+			case "millrace.origin.offset":
+				from.offset, _ = strconv.ParseInt(string(h.Value), 10, 64)
+			case "millrace.origin.offsets":
+				offsets, _ = strconv.ParseInt(string(h.Value), 10, 64)
 			}
 		}
 		f := found[destination]
 		if f == nil {
 			return nil // of a destination that is not judged
+		}
+		if reason == stream.ReasonOversized {
+			for i := range offsets {
+				f.letter(e.unread[place{from.partition, from.offset + i}], class, reason)
+			}
+			return nil
 		}
 		k := bytesKey(r.Value)
 		var bad *codec.BadRecord
@@ -121,18 +138,18 @@ const commitTopic = "__consumer_offsets"
 // backwardCommits reads every commit that the groups have made, in the order in which Kafka took them, and gives those
 // that are lower than the one before.
 func (e *env) backwardCommits(ctx context.Context) ([]violation, error) {
-	type place struct {
+	type position struct {
 		group, topic string
 		partition    int32
 	}
-	last := map[place]int64{}
+	last := map[position]int64{}
 	v := violation{Where: "commits", What: "went backwards"}
 	err := readTopics(ctx, e.world, e.commitsFrom, func(r *kgo.Record) error {
 		var k kmsg.OffsetCommitKey
 		if err := k.ReadFrom(r.Key); err != nil || k.Version > 1 || k.Topic != e.topic() {
 			return nil //nolint:nilerr // it is no commit, but a group's own state
 		}
-		p := place{k.Group, k.Topic, k.Partition}
+		p := position{k.Group, k.Topic, k.Partition}
 		if r.Value == nil { // the group or the topic was deleted
 			delete(last, p)
 			return nil

@@ -18,7 +18,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // cluster is Kafka: three processes, each a broker and a controller.
@@ -182,13 +184,45 @@ func (b *broker) start() error {
 	cmd := exec.Command(b.java, b.mark(), "-Xms96m", "-Xmx"+brokerHeap, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", //nolint:gosec,noctx // it outlives every context
 		"-Dlog4j2.configurationFile="+config, "-cp", b.jars, "kafka.Kafka", b.file("server.properties"))
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // the terminal's interrupt is not for it
+	cmd.SysProcAttr = detached(b.gid())
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting %s: %w", b, err)
 	}
 	go func() { _ = cmd.Wait() }() // how it ends is seen by who ends it
 	b.Pid = cmd.Process.Pid
 	return b.write()
+}
+
+// gid is a group of the broker's own, by which the packets that it sends are told from those of others.
+func (b *broker) gid() uint32 { return 60000 + uint32(b.ID) } //nolint:gosec // of three
+
+// isolate drops every packet from and to the broker, and leaves its sockets open: it looks like a machine that hangs.
+func (b *broker) isolate(ctx context.Context) error {
+	if os.Geteuid() != 0 || !ownGroups() {
+		return errors.New("dropping a broker's packets wants root, which can give the broker a group of its own")
+	}
+	rules := [][]string{{"-A", "OUTPUT", "-m", "owner", "--gid-owner", strconv.Itoa(int(b.gid())), "-j", "DROP"}}
+	for _, port := range []int{b.Port, b.Controller} {
+		rules = append(rules, []string{"-A", "INPUT", "-p", "tcp", "--dport", strconv.Itoa(port), "-j", "DROP"})
+	}
+	for _, r := range rules {
+		if err := iptables(ctx, r...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mend lets all packets pass again.
+func (c *cluster) mend(ctx context.Context) error {
+	return errors.Join(iptables(ctx, "-F", "OUTPUT"), iptables(ctx, "-F", "INPUT"))
+}
+
+func iptables(ctx context.Context, args ...string) error {
+	if out, err := exec.CommandContext(ctx, "iptables", args...).CombinedOutput(); err != nil { //nolint:gosec // see the callers
+		return fmt.Errorf("iptables %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
 }
 
 // kill is kill -9, and waits until nothing of the broker runs.
@@ -224,6 +258,9 @@ func (c *cluster) broker(id int32) *broker { return c.brokers[id-1] }
 // heal starts what does not run, lets go on what is frozen, waits until every partition has all its replicas in sync and
 // every group's coordinator answers, and gives leadership back to the preferred replicas.
 func (c *cluster) heal(ctx context.Context, adm *kadm.Client) error {
+	if err := c.mend(ctx); err != nil {
+		return err
+	}
 	for _, b := range c.brokers {
 		if err := b.start(); err != nil {
 			return err
@@ -304,6 +341,28 @@ func (w *world) leader(ctx context.Context, topic string, partition int32) (*bro
 	return w.cluster.broker(p.Leader), nil
 }
 
+// controller gives the node that leads the brokers' own log, and so decides who leads the others.
+func (w *world) controller(ctx context.Context) (*broker, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req := kmsg.NewPtrDescribeQuorumRequest()
+	topic := kmsg.NewDescribeQuorumRequestTopic()
+	topic.Topic = "__cluster_metadata"
+	topic.Partitions = append(topic.Partitions, kmsg.NewDescribeQuorumRequestTopicPartition())
+	req.Topics = append(req.Topics, topic)
+	resp, err := req.RequestWith(ctx, w.client)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("asking for the controller: %w", err)
+	}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 || resp.Topics[0].Partitions[0].LeaderID < 1 {
+		return nil, errors.New("asking for the controller: there is none")
+	}
+	return w.cluster.broker(resp.Topics[0].Partitions[0].LeaderID), nil
+}
+
 // leads counts the partitions of a topic that a broker leads.
 func leads(all kadm.PartitionDetails, b *broker) (n int64) {
 	for _, p := range all {
@@ -354,11 +413,11 @@ func readTopics(ctx context.Context, w *world, from kadm.ListedOffsets, fn func(
 			return fmt.Errorf("listing the starts of %v: %w", topics, err)
 		}
 	}
-	type place struct {
-		topic     string
-		partition int32
+	type partition struct {
+		topic  string
+		number int32
 	}
-	left := map[place]int64{}
+	left := map[partition]int64{}
 	at := map[string]map[int32]kgo.Offset{}
 	ends.Each(func(end kadm.ListedOffset) {
 		start, _ := from.Lookup(end.Topic, end.Partition)
@@ -369,7 +428,7 @@ func readTopics(ctx context.Context, w *world, from kadm.ListedOffsets, fn func(
 			at[end.Topic] = map[int32]kgo.Offset{}
 		}
 		at[end.Topic][end.Partition] = kgo.NewOffset().At(start.Offset)
-		left[place{end.Topic, end.Partition}] = end.Offset
+		left[partition{end.Topic, end.Partition}] = end.Offset
 	})
 	if len(left) == 0 {
 		return nil
@@ -387,7 +446,7 @@ func readTopics(ctx context.Context, w *world, from kadm.ListedOffsets, fn func(
 		}
 		for it := fetches.RecordIter(); !it.Done(); {
 			r := it.Next()
-			p := place{r.Topic, r.Partition}
+			p := partition{r.Topic, r.Partition}
 			if end, ok := left[p]; ok && r.Offset+1 >= end {
 				delete(left, p)
 			}

@@ -38,9 +38,11 @@ type env struct {
 	typ          *schema.Type
 	types        *schema.Set
 	destinations []string // those that are judged; all unless the scenario says otherwise
+	halted       []string // those of them that stop for good, and so never catch up
 	settings     map[string]any
 	config       string // file
 	ledger       *ledger
+	unread       map[place]key      // records whose dead letters have no value, by where they lie
 	commitsFrom  kadm.ListedOffsets // where the log of commits ended before
 
 	mu        sync.Mutex
@@ -49,6 +51,12 @@ type env struct {
 	sources   uint16
 	recovery  time.Duration // within which lag has to return to 0
 	cleanups  []func() error
+}
+
+// place is a partition and an offset in the topic of a play.
+type place struct {
+	partition int32
+	offset    int64
 }
 
 // onClose has something undone at the end of the play, the last first.
@@ -108,7 +116,7 @@ func newEnv(ctx context.Context, w *world, s *scenario, b build_, seed uint64) (
 	e := &env{
 		world: w, short: w.opts.Short || w.opts.Soak > 0, seed: seed, binary: b.path(w.opts.out), destinations: destinationNames,
 		rnd: rand.New(rand.NewPCG(seed, uint64(s.number))), //nolint:gosec // to be repeated
-		run: fmt.Sprintf("f%02d_%x", s.number, time.Now().UnixMilli()), ledger: newLedger(), recovery: 3 * time.Minute,
+		run: fmt.Sprintf("f%02d_%x", s.number, time.Now().UnixMilli()), ledger: newLedger(), unread: map[place]key{}, recovery: 3 * time.Minute,
 	}
 	e.dir = filepath.Join(w.opts.out, "runs", strconv.Itoa(s.number)+"-"+s.name+"-"+b.name)
 	if err := errors.Join(os.RemoveAll(e.dir), os.MkdirAll(e.dir, 0o700)); err != nil { //nolint:gosec // under -out, which the caller names
@@ -302,6 +310,9 @@ func (e *env) health() error {
 // awaitCaughtUp waits until every destination's group has committed all that there is.
 func (e *env) awaitCaughtUp(ctx context.Context) error {
 	for _, d := range e.destinations {
+		if slices.Contains(e.halted, d) {
+			continue
+		}
 		err := until(ctx, e.recovery, d+" catches up", func(ctx context.Context) error {
 			end, committed, err := e.positions(ctx, d)
 			if err != nil {

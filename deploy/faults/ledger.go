@@ -60,6 +60,7 @@ type ledger struct {
 	index   map[key]int32
 	entries []entry
 	counts  counts
+	later   uint8            // destinations that may not have what is sent from now on
 	refused map[string]int64 // errors of sends that were not acknowledged
 }
 
@@ -74,6 +75,7 @@ type entry struct {
 	unknown uint8
 	must    uint8 // the destinations that must refuse it
 	may     uint8 // those that may
+	gone    uint8 // those for which Kafka lost it before they had it, as far as is known
 }
 
 type counts struct {
@@ -94,6 +96,7 @@ func (l *ledger) intent(e entry) int32 {
 	if !ok {
 		i = int32(len(l.entries)) //nolint:gosec // memory ends before
 		l.index[e.key] = i
+		e.gone |= l.later
 		l.entries = append(l.entries, e)
 	}
 	l.entries[i].intents++
@@ -101,23 +104,42 @@ func (l *ledger) intent(e entry) int32 {
 }
 
 // outcome notes what became of one send. An intent that never has one is unknown.
-func (l *ledger) outcome(i int32, err error) {
+func (l *ledger) outcome(i int32, err error) { l.settle(i, client.OutcomeOf(err), err) }
+
+// settle is outcome where somebody else than the SDK says which it is.
+func (l *ledger) settle(i int32, o client.Outcome, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := &l.entries[i]
-	switch client.OutcomeOf(err) {
+	switch o {
 	case client.Acknowledged:
 		e.ok++
 		l.counts.OK++
 	case client.Failed:
 		e.failed++
 		l.counts.Failed++
-	default:
+	case client.Unknown:
 		e.unknown++
 		l.counts.Unknown++
 	}
 	if err != nil && (len(l.refused) < 20 || l.refused[err.Error()] > 0) {
 		l.refused[err.Error()]++
+	}
+}
+
+// loseLater notes that these destinations may not have what is sent from now on.
+func (l *ledger) loseLater(destinations uint8) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.later = destinations
+}
+
+// lose notes that Kafka loses a record that these destinations may not have.
+func (l *ledger) lose(k key, destinations uint8) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i, ok := l.index[k]; ok {
+		l.entries[i].gone |= destinations
 	}
 }
 
@@ -146,6 +168,7 @@ type finding struct {
 	wrong   map[string]*violation
 
 	Rows    int64            `json:"rows"`
+	Gone    int64            `json:"gone,omitempty"`    // not there, because Kafka lost it before
 	Letters map[string]int64 `json:"letters,omitempty"` // by class and reason
 }
 
@@ -223,6 +246,10 @@ func (f *finding) judge() []violation {
 	for i := range f.ledger.entries {
 		e := &f.ledger.entries[i]
 		what := f.verdict(e, int(f.found[i]), f.letters[i] > 0)
+		if what == lost && e.gone&f.bit != 0 {
+			f.Gone++
+			what = ""
+		}
 		if what != "" {
 			f.note(what, e.String())
 		}
@@ -259,10 +286,12 @@ func (f *finding) verdict(e *entry, found int, letter bool) string {
 	case found > most:
 		return "doubled"
 	case found < least:
-		return "lost"
+		return lost
 	}
 	return ""
 }
+
+const lost = "lost"
 
 // fingerprint is the hash of a record's values, but for the attribute that carries one.
 func fingerprint(r *codec.Record) hash {

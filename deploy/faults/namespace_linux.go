@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -70,6 +71,23 @@ func settle(ctx context.Context) error {
 		return fmt.Errorf("setting the loopback up (`ip` is of the package iproute2): %w\n%s", err, out)
 	}
 	return nil
+}
+
+// ownGroups says whether processes can be given groups of their own: not in a namespace of a user, which has one.
+func ownGroups() bool {
+	ids, err := os.ReadFile("/proc/self/gid_map")
+	fields := strings.Fields(string(ids))
+	return err == nil && len(fields) == 3 && fields[2] != "1"
+}
+
+// detached makes a process outlive this one, out of reach of the terminal's interrupt, with a group of its own where
+// there are any.
+func detached(gid uint32) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setsid: true}
+	if os.Geteuid() == 0 && ownGroups() {
+		attr.Credential = &syscall.Credential{Gid: gid}
+	}
+	return attr
 }
 
 // mortal makes a process end with this one.

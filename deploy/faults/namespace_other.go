@@ -16,4 +16,8 @@ func enter(context.Context, options, []string) error { return errLinux }
 
 func settle(context.Context) error { return errLinux }
 
+func ownGroups() bool { return false }
+
+func detached(uint32) *syscall.SysProcAttr { return nil }
+
 func mortal() *syscall.SysProcAttr { return nil }

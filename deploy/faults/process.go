@@ -122,6 +122,38 @@ func (p *process) awaitKilled(ctx context.Context, within time.Duration) error {
 	})
 }
 
+// awaitFailed waits until the process has ended by itself with an exit code that is not 0, and gives it.
+func (p *process) awaitFailed(ctx context.Context, within time.Duration) (code int, err error) {
+	p.ending.Store(true)
+	err = until(ctx, within, "the end of "+p.name, func(context.Context) error {
+		select {
+		case <-p.done:
+		default:
+			return errors.New("it runs")
+		}
+		if code = p.cmd.ProcessState.ExitCode(); code <= 0 {
+			return &finalError{fmt.Errorf("it ended with %v, want an exit code that is not 0; its log is %s", p.cmd.ProcessState, p.log)}
+		}
+		return nil
+	})
+	return code, err
+}
+
+// peak is the most memory that the process has had in RAM, in bytes.
+func (p *process) peak() (int64, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("%s has no peak of resident memory in /proc", p.name)
+}
+
 var addressLine = regexp.MustCompile(`millrace: API, metrics and health at (http://[0-9.]+:[0-9]+)`)
 
 // address waits until the process has printed where it listens.

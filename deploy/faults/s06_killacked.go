@@ -23,7 +23,7 @@ func consumerKilled(ctx context.Context, e *env) (evidence, error) {
 	errs := make(chan error, len(e.destinations))
 	for _, d := range e.destinations {
 		orders := []string{
-			fmt.Sprintf("stream.acked=%d:kill", 2+e.rnd.IntN(pick(e, 8, 60))),
+			fmt.Sprintf("stream.acked.%s=%d:kill", d, 2+e.rnd.IntN(pick(e, 8, 60))),
 			fmt.Sprintf("stream.before_commit=%d:kill", 2+e.rnd.IntN(pick(e, 3, 20))),
 		}
 		wg.Go(func() {

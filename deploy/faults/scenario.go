@@ -72,7 +72,11 @@ func (r *result) line() string {
 		parts = append(parts, v.String())
 	}
 	if r.Error != "" {
-		parts = append(parts, strings.ReplaceAll(r.Error, "\n", " | "))
+		text := strings.ReplaceAll(r.Error, "\n", " | ")
+		if len(text) > 500 { // the whole of it is in the JSON
+			text = text[:250] + " … " + text[len(text)-250:]
+		}
+		parts = append(parts, text)
 	}
 	if r.Logs != "" {
 		parts = append(parts, "see "+r.Logs)
@@ -111,7 +115,7 @@ func (w *world) play(ctx context.Context, s scenario, b build_, seed uint64) (r 
 		r.Counts, r.NotOK = e.ledger.settled(), e.ledger.refused
 		cleaning, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
 		err = errors.Join(err, phase("cleaning up", func() error {
-			return errors.Join(w.cluster.heal(cleaning, w.adm), e.close(cleaning))
+			return errors.Join(w.heal(cleaning), e.close(cleaning))
 		}))
 		cancel()
 	}

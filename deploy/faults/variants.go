@@ -17,6 +17,8 @@ func variants() []variant {
 	return []variant{
 		{"early_commit", "offsets are committed once fetched, before they are written", []int{6}},
 		{"bulk_200", "an HTTP 200 is taken as the success of all items of a bulk request", []int{10}},
+		{"late_mark", "an acknowledgement that comes after its partition was given up is committed", []int{8}},
+		{"silent_reset", "an offset that the log no longer has is replaced by the log's end", []int{21}},
 	}
 }
 

@@ -35,6 +35,7 @@ type load struct {
 type workload struct {
 	ledger  *ledger
 	sources []*source
+	gate    sync.RWMutex // held by a source while it hands a record over, and by pause
 	failed  atomic.Int64 // produce requests that were cut off: their records were sent again
 	stop_   context.CancelFunc
 	wg      sync.WaitGroup
@@ -155,13 +156,15 @@ func (s *source) Produce(ctx context.Context, r *kgo.Record, done func(error)) e
 		return s.err
 	}
 	s.seq++
+	s.w.gate.RLock()
+	defer s.w.gate.RUnlock()
 	i := s.w.ledger.intent(e)
 	err = s.client.Produce(ctx, r, func(err error) {
 		s.w.ledger.outcome(i, err)
 		done(err)
 	})
 	if err != nil { // it was not taken
-		s.w.ledger.outcome(i, client.ErrTooLarge)
+		s.w.ledger.settle(i, client.Failed, err)
 	}
 	return err
 }
@@ -185,6 +188,23 @@ func (w *workload) awaitAcked(ctx context.Context, n int64, within time.Duration
 		return w.health()
 	})
 }
+
+// pause lets no source hand anything over until it is resumed, and waits until all that was has its outcome.
+func (w *workload) pause(ctx context.Context) error {
+	w.gate.Lock()
+	err := until(ctx, 3*time.Minute, "outcomes of all records", func(context.Context) error {
+		if n := w.inFlight(); n > 0 {
+			return fmt.Errorf("%d are in flight", n)
+		}
+		return nil
+	})
+	if err != nil {
+		w.gate.Unlock()
+	}
+	return err
+}
+
+func (w *workload) resume() { w.gate.Unlock() }
 
 // awaitInFlight waits for a moment in which records are in flight, and gives how many.
 func (w *workload) awaitInFlight(ctx context.Context) (n int64, err error) {

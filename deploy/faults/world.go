@@ -62,6 +62,11 @@ func openWorld(ctx context.Context, o options) (w *world, err error) {
 	return w, w.cluster.heal(ctx, w.adm)
 }
 
+// heal has all servers run and be well.
+func (w *world) heal(ctx context.Context) error {
+	return errors.Join(w.cluster.heal(ctx, w.adm), w.servers.script(ctx, nil, "", "up"))
+}
+
 // close stops all servers.
 func (w *world) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

@@ -316,11 +316,17 @@ answers() (
 )
 
 await() {
-  local name=$1 other end=$((SECONDS + wait_seconds))
+  local name=$1 other again=0 end=$((SECONDS + wait_seconds))
   until answers "$name"; do
     for other in $name $started; do
       if ! running "$other"; then
         tail -n 25 "$state/logs/$other.log" >&2
+        if [ $again -lt 2 ]; then # as the registry, which gives its database five seconds on a busy machine
+          again=$((again + 1))
+          say "stack: $other ended; its last lines are above; it is started again"
+          start "$other"
+          continue
+        fi
         say "stack: $other ended; its last lines are above, all of them in $state/logs/$other.log"
         give_up
       fi

@@ -3,8 +3,8 @@
 // tag, and a build without the tags has none of it.
 //
 // With the tag failpoints, MILLRACE_FAILPOINT=NAME=N:ACTION lets the N-th call of Hit(NAME) act: kill is SIGKILL to this
-// process, wedge blocks its goroutine for ever whatever its context says, panic panics. Several are separated by commas;
-// a colon and an action may be left out, for kill.
+// process, wedge blocks its goroutine for ever whatever its context says, panic panics, stall stops it for four seconds and
+// comes again after N calls more. Several are separated by commas; a colon and an action may be left out, for kill. MILLRACE_CLOCK=-1h sets what Now says back by an hour.
 package failpoint
 
 // A Defect is a way in which systems of this kind lose or double records.

@@ -5,21 +5,36 @@ package failpoint
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 type order struct {
-	left   int
-	action string
+	left, every int
+	action      string
 }
+
+const stall = 4 * time.Second
 
 var (
 	mu     sync.Mutex
-	orders = mustParse(os.Getenv("MILLRACE_FAILPOINT"))
+	orders = must(parse(os.Getenv("MILLRACE_FAILPOINT")))
+	clock  = must(parseClock(os.Getenv("MILLRACE_CLOCK")))
 )
+
+// Now is the time, as wrong as it was ordered to be.
+func Now() time.Time { return time.Now().Add(clock) }
+
+func parseClock(text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	return time.ParseDuration(text)
+}
 
 // Hit acts on the order that was given for this place, if any.
 func Hit(name string) {
@@ -29,6 +44,9 @@ func Hit(name string) {
 	if o != nil {
 		o.left--
 		due = o.left == 0
+		if due && o.action == "stall" {
+			o.left = o.every
+		}
 	}
 	mu.Unlock()
 	if !due {
@@ -41,18 +59,19 @@ func Hit(name string) {
 		select {} // until the signal is delivered
 	case "wedge":
 		select {}
+	case "stall":
+		time.Sleep(stall)
 	case "panic":
 		panic("failpoint " + name) //nolint:forbidigo // what was ordered
 	}
 }
 
-func mustParse(text string) map[string]*order {
-	orders, err := parse(text)
+func must[T any](v T, err error) T {
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "MILLRACE_FAILPOINT:", err)
+		fmt.Fprintln(os.Stderr, "MILLRACE_FAILPOINT, MILLRACE_CLOCK:", err)
 		os.Exit(2) //nolint:forbidigo // a scenario with a misspelt fault would pass
 	}
-	return orders
+	return v
 }
 
 func parse(text string) (map[string]*order, error) {
@@ -70,10 +89,10 @@ func parse(text string) (map[string]*order, error) {
 		if err != nil || n < 1 {
 			return nil, fmt.Errorf("%q: write it as NAME=N:ACTION with N from 1", one)
 		}
-		if action != "kill" && action != "wedge" && action != "panic" {
-			return nil, fmt.Errorf("%q: the action is kill, wedge or panic", one)
+		if !slices.Contains([]string{"kill", "wedge", "panic", "stall"}, action) {
+			return nil, fmt.Errorf("%q: the action is kill, wedge, panic or stall", one)
 		}
-		orders[name] = &order{left: n, action: action}
+		orders[name] = &order{left: n, every: n, action: action}
 	}
 	return orders, nil
 }

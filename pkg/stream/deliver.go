@@ -225,7 +225,7 @@ func (d *delivery) attempt(ctx context.Context, b Batch) error {
 			return
 		}
 		if err == nil {
-			failpoint.Hit("stream.acked")
+			failpoint.Hit(d.c.acked)
 			d.late(b)
 		}
 		if d.c.keeper != nil {

@@ -40,6 +40,7 @@ type Deps struct {
 type Consumer struct {
 	cfg     Config
 	name    string
+	acked   string // a place at which the fault suite may stop it
 	sink    Sink
 	keeper  Keeper // the sink, where it is one
 	deps    Deps
@@ -83,7 +84,7 @@ func New(cfg Config, name string, sink Sink, deps Deps) (*Consumer, error) {
 		return nil, errors.New("a consumer needs a sink and a decoder")
 	}
 	c := &Consumer{
-		cfg: cfg, name: name, sink: sink, deps: deps, tel: deps.Telemetry.With(name),
+		cfg: cfg, name: name, acked: "stream.acked." + name, sink: sink, deps: deps, tel: deps.Telemetry.With(name),
 		types: map[string]*schema.Type{}, ledger: ledger.New(), parts: map[ledger.Key]*part{},
 		ready: make(chan struct{}), commit: make(chan struct{}, 1), breakers: map[string]breaker{},
 		calls: map[*call]struct{}{}, decoding: map[*part]struct{}{}, deleted: map[string]bool{},

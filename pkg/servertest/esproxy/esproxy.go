@@ -28,6 +28,8 @@ type Faults struct {
 	ShardLimit float64
 	// Status, unless 0, answers every request: 401, 403, 429 or 503.
 	Status int
+	// Delay is how long a bulk request takes before it is read: a slow Elasticsearch.
+	Delay time.Duration
 	// Refuse closes the port and all connections.
 	Refuse bool
 }
@@ -196,11 +198,27 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case f.Status != 0:
 		answer(w, f.Status)
 	case r.URL.Path == "/_bulk" && r.Method != http.MethodGet:
+		if !slow(r.Context(), f.Delay) {
+			return
+		}
 		if err := p.bulk(w, r, f); err != nil {
 			badGateway(w, err)
 		}
 	default:
 		p.pass.ServeHTTP(w, r)
+	}
+}
+
+// slow waits, and says whether whoever asked still does.
+func slow(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return true
+	}
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
