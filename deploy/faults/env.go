@@ -118,6 +118,9 @@ func newEnv(ctx context.Context, w *world, s *scenario, b build_, seed uint64) (
 		rnd: rand.New(rand.NewPCG(seed, uint64(s.number))), //nolint:gosec // to be repeated
 		run: fmt.Sprintf("f%02d_%x", s.number, time.Now().UnixMilli()), ledger: newLedger(), unread: map[place]key{}, recovery: 3 * time.Minute,
 	}
+	if b.name != sound.name { // it is not expected to recover
+		e.recovery = 45 * time.Second
+	}
 	e.dir = filepath.Join(w.opts.out, "runs", strconv.Itoa(s.number)+"-"+s.name+"-"+b.name)
 	if err := errors.Join(os.RemoveAll(e.dir), os.MkdirAll(e.dir, 0o700)); err != nil { //nolint:gosec // under -out, which the caller names
 		return nil, err

@@ -82,8 +82,8 @@ func storm(ctx context.Context, e *env) (evidence, error) {
 	}, w.awaitAcked(ctx, 100, time.Minute)
 }
 
-// lateAcknowledgements is the failpoint by which each seventh acknowledgement is seen late.
-const lateAcknowledgements = "stream.acked.elasticsearch=7:stall"
+// lateAcknowledgements is the failpoint by which each third acknowledgement is seen late.
+const lateAcknowledgements = "stream.acked.elasticsearch=3:stall"
 
 // stormy is the members that come and go.
 type stormy struct {

@@ -30,6 +30,8 @@ type evidence struct {
 	// Bites are counts of which each must be more than 0. Otherwise the scenario has shown nothing, and fails.
 	Bites map[string]int64 `json:"bites"`
 	Notes map[string]any   `json:"notes,omitempty"`
+	// After looks at the processes when all have caught up, before they stop.
+	After func(context.Context) error `json:"-"`
 	// Verdict looks at what was found beyond what always must hold, and gives what is wrong.
 	Verdict func(map[string]*finding) []violation `json:"-"`
 }
@@ -149,6 +151,11 @@ func (r *result) play(ctx context.Context, s scenario, e *env, phase func(string
 	if err := phase("recovery", func() error { return e.awaitCaughtUp(limit) }); err != nil {
 		// What is there can be judged all the same, and says more than that something is missing.
 		return errors.Join(err, phase("check", func() error { return r.check(limit, e) }))
+	}
+	if r.Evidence.After != nil {
+		if err := phase("recovery", func() error { return r.Evidence.After(limit) }); err != nil {
+			return err
+		}
 	}
 	if err := phase("stop", func() error { return e.stopProcesses(limit) }); err != nil {
 		return err

@@ -281,15 +281,17 @@ func (d *delivery) throttled(err error) {
 	}
 }
 
-// late is a defect that is built in on order: an acknowledgement counts although its partition was given up.
+// late counts an acknowledgement that comes when its partition has been given up: it is void, unless that it counts all
+// the same is a defect that was built in.
 func (d *delivery) late(b Batch) {
-	if failpoint.Broken != failpoint.LateMark {
-		return
-	}
 	d.c.mu.Lock()
 	valid := d.c.ledger.Valid(d.batch.claim)
 	d.c.mu.Unlock()
-	if !valid {
+	if valid {
+		return
+	}
+	d.c.metrics.late.Inc()
+	if failpoint.Broken == failpoint.LateMark {
 		d.c.client.CommitOffsets(context.Background(), map[string]map[int32]kgo.EpochOffset{
 			d.key.Topic: {d.key.Partition: {Epoch: -1, Offset: b.Next}},
 		}, nil)
@@ -339,7 +341,6 @@ func (d *delivery) resolve(partial *PartialError) {
 	}
 	c.mu.Unlock()
 	if !valid {
-		c.metrics.late.Inc()
 		return
 	}
 	if c.keeper == nil {
