@@ -49,8 +49,9 @@ test-servers: $(VENV)/ready
 race: ## the tests under the race detector, but for those that link DuckDB: it would take minutes to build again
 	$(GOTEST) -race $$(go list -tags $(TAGS) ./... | grep -v -e '/millrace$$' -e /consumers/lake -e /pkg/devstore -e /pkg/lakesql -e /deploy/)
 
-ci: test race ## what CI runs: make test, the race detector, the README's commands as written, a smoke of the benchmark
+ci: test race ## what CI runs: make test, the race detector, the README's commands as written, the short faults, a smoke of the benchmark
 	@trap 'deploy/local/stack.sh down' EXIT; deploy/e2e/readme.sh README.md
+	@$(MAKE) test-faults FAULTS=-short
 	@$(MAKE) bench BENCH='-count 20000 -rounds 1'
 
 bench: build ## throughput and CPU per record on the real Kafka, as a table and as .stack/bench.json

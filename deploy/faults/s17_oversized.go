@@ -56,8 +56,9 @@ func oversized(ctx context.Context, e *env) (evidence, error) {
 	if err != nil {
 		return evidence{}, err
 	}
-	// Each of three consumers decompresses up to 64 MiB, into a buffer that doubles, beside what it holds.
-	if limit := int64(1 << 30); peak > limit {
+	// Each of three consumers decompresses 64 MiB into a buffer that doubles as it grows, and the collector lets as much
+	// garbage be: a bound, far above what is held otherwise.
+	if limit := int64(3 << 29); peak > limit {
 		return evidence{}, fmt.Errorf("the process had %d MiB in memory, want at most %d", peak>>20, limit>>20)
 	}
 	return evidence{
