@@ -15,8 +15,8 @@ func leaderKilled(ctx context.Context, e *env) (evidence, error) {
 	if _, err := e.consume("consumers", ""); err != nil {
 		return evidence{}, err
 	}
-	flow := pick(e, int64(2000), 20_000) // records on each side of the fault
-	w, err := e.produce(ctx, load{sources: 4, rate: pick(e, 1000.0, 4000)})
+	flow := pick(e, int64(800), 20_000) // records on each side of the fault
+	w, err := e.produce(ctx, load{sources: 4, rate: pick(e, 500.0, 4000)})
 	if err != nil {
 		return evidence{}, err
 	}

@@ -9,7 +9,7 @@ import (
 // bounces kills the leader of a partition or the controller and starts it again at once, five times in turn, each with
 // records in flight.
 func bounces(ctx context.Context, e *env) (evidence, error) {
-	_, w, err := e.flow(ctx, load{sources: 4, rate: pick(e, 800.0, 4000)}, pick(e, int64(500), 10_000))
+	_, w, err := e.flow(ctx, load{sources: 4, rate: pick(e, 300.0, 4000)}, pick(e, int64(500), 10_000))
 	if err != nil {
 		return evidence{}, err
 	}
@@ -39,7 +39,7 @@ func bounces(ctx context.Context, e *env) (evidence, error) {
 		if err := victim.start(); err != nil {
 			return evidence{}, err
 		}
-		if err := w.awaitAcked(ctx, pick(e, int64(500), 10_000), 2*time.Minute); err != nil {
+		if err := w.awaitAcked(ctx, pick(e, int64(200), 10_000), 2*time.Minute); err != nil {
 			return evidence{}, fmt.Errorf("after bounce %d, of %s: %w", i+1, victim, err)
 		}
 		if err := e.world.cluster.heal(ctx, e.world.adm); err != nil {

@@ -11,7 +11,7 @@ import (
 // halfDead drops every packet from and to a broker that leads partitions, and leaves all sockets open: no error tells
 // anybody. Time-outs find it, the others take over, records flow; then the packets pass again.
 func halfDead(ctx context.Context, e *env) (evidence, error) {
-	_, w, err := e.flow(ctx, load{sources: 4, rate: pick(e, 1000.0, 4000)}, pick(e, int64(1000), 20_000))
+	_, w, err := e.flow(ctx, load{sources: 4, rate: pick(e, 500.0, 4000)}, pick(e, int64(1000), 20_000))
 	if err != nil {
 		return evidence{}, err
 	}
@@ -40,7 +40,7 @@ func halfDead(ctx context.Context, e *env) (evidence, error) {
 		return evidence{}, err
 	}
 	took := time.Since(cut)
-	if err := w.awaitAcked(ctx, pick(e, int64(3000), 60_000), 2*time.Minute); err != nil {
+	if err := w.awaitAcked(ctx, pick(e, int64(1500), 60_000), 2*time.Minute); err != nil {
 		return evidence{}, fmt.Errorf("while %s is cut off: %w", gone, err)
 	}
 	flowed := time.Since(cut)

@@ -10,7 +10,7 @@ import (
 // frozen stops a broker that leads partitions for longer than its session lasts, and lets it go on: it then believes for a
 // moment that it leads what others lead by now. It is done again and again.
 func frozen(ctx context.Context, e *env) (evidence, error) {
-	_, w, err := e.flow(ctx, load{sources: 4, rate: pick(e, 800.0, 3000)}, pick(e, int64(500), 10_000))
+	_, w, err := e.flow(ctx, load{sources: 4, rate: pick(e, 400.0, 3000)}, pick(e, int64(500), 10_000))
 	if err != nil {
 		return evidence{}, err
 	}

@@ -10,7 +10,7 @@ import (
 // coordinatorKilled kills the broker that keeps the commits of a destination's group, and perhaps of others. Commits fail
 // and come again under another coordinator; none of them goes backwards.
 func coordinatorKilled(ctx context.Context, e *env) (evidence, error) {
-	p, w, err := e.flow(ctx, load{sources: 4, rate: pick(e, 1000.0, 4000)}, pick(e, int64(1000), 10_000))
+	p, w, err := e.flow(ctx, load{sources: 4, rate: pick(e, 500.0, 4000)}, pick(e, int64(1000), 10_000))
 	if err != nil {
 		return evidence{}, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -46,10 +47,16 @@ func cassandraFails(ctx context.Context, e *env) (evidence, error) {
 	if err := e.world.servers.stop(ctx, "cassandra"); err != nil {
 		return evidence{}, err
 	}
-	_, failed := e.awaitMetric(ctx, p, time.Minute, before+pick(e, 1.0, 20), "millrace_stream_retries_total", `class="outage"`)
-	if err := e.world.servers.start(ctx, "cassandra"); err != nil { // also for the next scenario
+	// What was sent until now waits. The sources rest meanwhile, which leaves the machine to the server that starts.
+	if err := w.awaitAcked(ctx, 500, time.Minute); err != nil {
 		return evidence{}, err
 	}
+	_, failed := e.awaitMetric(ctx, p, time.Minute, before+pick(e, 1.0, 20), "millrace_stream_retries_total", `class="outage"`)
+	paused := w.pause(ctx)
+	if err := errors.Join(paused, e.world.servers.start(ctx, "cassandra")); err != nil { // also for the next scenario
+		return evidence{}, err
+	}
+	w.resume()
 	if failed != nil {
 		return evidence{}, failed
 	}

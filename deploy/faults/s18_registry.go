@@ -54,9 +54,11 @@ func registryDown(ctx context.Context, e *env) (evidence, error) {
 		return evidence{}, err
 	}
 	started = true
-	if err := e.world.servers.start(ctx, "registry"); err != nil {
+	paused := w.pause(ctx) // which leaves the machine to the server that starts
+	if err := errors.Join(paused, e.world.servers.start(ctx, "registry")); err != nil {
 		return evidence{}, err
 	}
+	w.resume()
 	after, err := e.awaitMetric(ctx, p, 2*time.Minute, 3, "millrace_stream_dead_letters_total", `reason="unknown_schema"`)
 	if err != nil {
 		return evidence{}, err
