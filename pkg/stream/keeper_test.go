@@ -142,19 +142,26 @@ func (k *memKeeper) run(every time.Duration) *memKeeper {
 }
 
 func TestKeeperStartsFromItsOwnOffset(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.produce(0, 0, 100)
-		tb := newTable()
-		tb.next[0] = 30
-		w.commitAt(w.cluster.Client(t), 0, 90) // what the group says does not count
-		m := w.join(newMemKeeper(t, tb).run(time.Minute))
-		w.until("the group's commit follows", func() bool { return w.cluster.Committed(t, group, topic)[0] == 100 })
-		if rows, doubles := tb.total(); rows != 70 || doubles != 0 {
-			t.Errorf("%d rows and %d doubles, want 70 and none", rows, doubles)
-		}
-		w.stop(m)
-	})
+	for committed, redelivered := range map[int64]float64{90: 0, 30: 0, 20: 10, -1: 30} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.produce(0, 0, 100)
+			tb := newTable()
+			tb.next[0] = 30
+			if committed >= 0 { // what the group says does not count, but for what it would give again
+				w.commitAt(w.cluster.Client(t), 0, committed)
+			}
+			m := w.join(newMemKeeper(t, tb).run(time.Minute))
+			w.until("the group's commit follows", func() bool { return w.cluster.Committed(t, group, topic)[0] == 100 })
+			if rows, doubles := tb.total(); rows != 70 || doubles != 0 {
+				t.Errorf("%d rows and %d doubles, want 70 and none", rows, doubles)
+			}
+			w.stop(m)
+			if n := m.metric("redelivered_records_total"); n != redelivered {
+				t.Errorf("committed at %d: %v redelivered records are counted, want %v", committed, n, redelivered)
+			}
+		})
+	}
 }
 
 // What a Keeper holds until its next commit must not stop the fetch, however little memory there is.
@@ -213,6 +220,9 @@ func TestKeeperSeeksWhenItsOffsetIsStale(t *testing.T) {
 		}
 		if n := m.metric("reseeks_total"); n != 1 {
 			t.Errorf("%v reseeks, want 1", n)
+		}
+		if n := m.metric("redelivered_records_total"); n != 20 {
+			t.Errorf("%v redelivered records are counted, want the other writer's 20", n)
 		}
 		w.stop(m)
 	})

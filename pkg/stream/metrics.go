@@ -47,7 +47,7 @@ func newMetrics(reg prometheus.Registerer, c *Consumer) (*metrics, error) {
 		reseeks:      counters("reseeks_total", "Partitions that started again from the destination's offset, or from what is durable.", "topic"),
 		wedged:       counters("wedged_calls_total", "Calls of the sink or the decoder that did not come back when their time was over.", "topic"),
 		retries:      counters("retries_total", "Attempts that failed and came again, by the class of what failed.", "what", "class"),
-		redelivered:  counters("redelivered_records_total", "Records that the destination had already, where it says so.", "topic"),
+		redelivered:  counters("redelivered_records_total", "Records that the destination had already, where it says so; of the lake, offsets.", "topic"),
 		pollErrors:   counters("poll_errors_total", "Errors of polls.", "topic"),
 		rebalances:   counter("rebalances_total", "Times that partitions were assigned, revoked or lost."),
 		late:         counter("late_acknowledgements_total", "Acknowledgements that came after the partition was given up, and were void."),

@@ -46,6 +46,7 @@ type part struct {
 	// Under Consumer.mu.
 	state    string
 	queue    []*kgo.Record
+	lost     int64 // what is below and not in the queue was deleted before it was read; 0 is nothing
 	polled   int64 // one past the last offset taken from the client
 	start    int64 // of the log
 	end      int64 // of what may be read, as of the last fetch
@@ -168,18 +169,23 @@ func (p *part) accept(f *kgo.FetchPartition) {
 		return
 	}
 	p.c.budget.add(p, bytes)
+	p.wake()
+}
+
+// wake has the decoding goroutine look at the queue.
+func (p *part) wake() {
 	select {
 	case p.notify <- struct{}{}:
 	default:
 	}
 }
 
-func (p *part) take() []*kgo.Record {
+func (p *part) take() (records []*kgo.Record, lost int64) {
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
-	q := p.queue
-	p.queue = nil
-	return q
+	records, lost = p.queue, p.lost
+	p.queue, p.lost = nil, 0
+	return records, lost
 }
 
 // sizeOf is what a record costs in memory, nearly.
@@ -197,8 +203,8 @@ func (p *part) decode(ctx context.Context) {
 	d := decoding{part: p, decoder: p.c.deps.Decoder(p.typ.Name), age: time.NewTimer(time.Hour)}
 	d.age.Stop()
 	for {
-		records := p.take()
-		if records == nil {
+		records, lost := p.take()
+		if records == nil && lost == 0 {
 			select {
 			case <-p.notify:
 			case <-d.age.C:
@@ -213,6 +219,9 @@ func (p *part) decode(ctx context.Context) {
 				return
 			}
 			d.add(ctx, r)
+		}
+		if lost > d.next {
+			d.skip(ctx, lost)
 		}
 	}
 }
@@ -254,7 +263,7 @@ func (d *decoding) add(ctx context.Context, r *kgo.Record) {
 		d.cut(ctx)
 	}
 	if d.batch == nil {
-		d.open(r)
+		d.open(r.Timestamp)
 	}
 	b := d.batch
 	b.held += sizeOf(r)
@@ -306,15 +315,25 @@ func isBad(err error) bool {
 	return errors.As(err, &bad)
 }
 
-func (d *decoding) open(r *kgo.Record) {
+// skip ends a batch at an offset up to which there is nothing any more. That must be committed, also if nothing comes
+// after it: whoever started at the old position would count the same records as lost again.
+func (d *decoding) skip(ctx context.Context, next int64) {
+	if d.batch == nil {
+		d.open(time.Now())
+	}
+	d.next, d.batch.Next = next, next
+	d.cut(ctx)
+}
+
+func (d *decoding) open(first time.Time) {
 	d.batch = &batch{
 		Batch: Batch{Topic: d.key.Topic, Partition: d.key.Partition, Type: d.typ},
-		claim: d.claim, begun: time.Now(), first: r.Timestamp,
+		claim: d.claim, begun: time.Now(), first: first, mark: ledger.Mark{LeaderEpoch: -1},
 	}
 	d.full = min(int(d.c.cfg.Batch.Bytes), d.c.budget.sharePerPart()/2)
 	d.age.Reset(d.c.cfg.Batch.Age)
 	d.c.mu.Lock()
-	d.opened = r.Timestamp
+	d.opened = first
 	d.c.mu.Unlock()
 }
 

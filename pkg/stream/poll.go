@@ -185,6 +185,7 @@ func (c *Consumer) restart(p *part, cause error) {
 		return
 	}
 	p.state = stateSeeking
+	durable, _, _ := c.ledger.Durable(p.claim)
 	if c.keeper != nil {
 		c.ledger.Revoke(p.claim)
 	}
@@ -205,7 +206,7 @@ func (c *Consumer) restart(p *part, cause error) {
 		}
 		s := seek{part: p, anew: true}
 		if c.keeper != nil {
-			found, err := c.locate(ctx, p.key.Topic, []ledger.Key{p.key}, nil)
+			found, err := c.locate(ctx, p.key.Topic, []ledger.Key{p.key}, func(int32) (int64, bool) { return durable, true })
 			if err != nil {
 				return
 			}
@@ -250,8 +251,9 @@ func (c *Consumer) applySeeks() {
 			c.enlist(claim, s.pos)
 		default:
 			c.mu.Lock()
-			s.part.state = stateRunning
+			s.part.state, s.part.lost = stateRunning, s.pos.lost()
 			c.mu.Unlock()
+			s.part.wake()
 		}
 		c.client.SetOffsets(map[string]map[int32]kgo.EpochOffset{k.Topic: {k.Partition: {Epoch: -1, Offset: s.pos.from}}})
 		if !s.anew && !c.budget.isPaused(s.part) {
