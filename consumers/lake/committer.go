@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"sync"
@@ -39,6 +40,8 @@ type committer struct {
 	commits  int
 	stopping map[int32]string // partitions shown as stopped
 	trouble  trouble
+	begun    time.Time // of the commit under way
+	hung     bool      // it has been named: its time is over, and it does not come back
 }
 
 // held is what one commit will hold.
@@ -274,11 +277,18 @@ func (c *committer) due(now time.Time) bool {
 }
 
 // flush commits all that is held.
-func (c *committer) flush(ctx context.Context) error {
+func (c *committer) flush(ctx context.Context) (err error) {
 	if err := c.acquire(ctx); err != nil {
 		return err
 	}
 	defer c.release()
+	c.committing(time.Now())
+	defer c.committing(time.Time{})
+	pprof.Do(ctx, pprof.Labels(tableLabel, c.name), func(ctx context.Context) { err = c.commitHeld(ctx) })
+	return err
+}
+
+func (c *committer) commitHeld(ctx context.Context) error {
 	for {
 		h := c.take()
 		if h == nil {
