@@ -107,10 +107,16 @@ func (l *Limiter) leave() { <-l.slots }
 // run tries a request until it is not turned away, or ctx ends, and says each time that it was. It is called with a slot.
 func (l *Limiter) run(ctx context.Context, request func() error, throttled func(error)) error {
 	begun := time.Now()
-	waits := 0 // since the destination took a part
+	waits := 0     // since the destination took a part
+	var last error // for which it was turned away
 	for tries := 1; ; tries++ {
 		err := l.try(ctx, request)
-		if Classify(err) != ClassThrottle {
+		switch {
+		case Classify(err) == ClassThrottle:
+			last = err
+		case err != nil && ctx.Err() != nil && last != nil: // its time ended in a try: what was wrong is that it was turned away
+			return fmt.Errorf("turned away %d times in %v: %w; then %w", tries-1, time.Since(begun).Round(time.Millisecond), last, err)
+		default:
 			return err
 		}
 		throttled(err)
