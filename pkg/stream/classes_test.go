@@ -22,7 +22,7 @@ func TestClassify(t *testing.T) {
 		{fmt.Errorf("decoding: %w", &codec.BadRecord{Reason: "malformed"}), ClassRecord},
 		{fmt.Errorf("status 429: %w", ErrThrottle), ClassThrottle},
 		{fmt.Errorf("writing: %w", ErrBatch), ClassBug},
-		{newPanicError("no such field"), ClassBug},
+		{newPanicError("sink", "no such field"), ClassBug},
 		{errors.New("connection refused"), ClassOutage},
 		{errors.New("401 Unauthorized"), ClassOutage},
 		{errors.New("400 Bad Request: validation_exception"), ClassOutage},

@@ -300,7 +300,7 @@ func (d *delivery) late(b Batch) {
 func (d *delivery) call(ctx context.Context, b Batch, done func(error)) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = newPanicError(r)
+			err = newPanicError("sink", r)
 		}
 	}()
 	failpoint.Hit("sink.write")

@@ -51,7 +51,7 @@ func newMetrics(reg prometheus.Registerer, c *Consumer) (*metrics, error) {
 		pollErrors:   counters("poll_errors_total", "Errors of polls.", "topic"),
 		rebalances:   counter("rebalances_total", "Times that partitions were assigned, revoked or lost."),
 		late:         counter("late_acknowledgements_total", "Acknowledgements that came after the partition was given up, and were void."),
-		panics:       counter("sink_panics_total", "Panics of the sink that were caught."),
+		panics:       counter("sink_panics_total", "Panics of the sink or the decoder that were caught."),
 		commitErrors: counter("commit_errors_total", "Commits of offsets that failed."),
 		batchRecords: histogram("batch_records", "Records of a batch.", prometheus.ExponentialBuckets(1, 4, 8)),
 		writeSeconds: histogram("write_duration_seconds", "Time of an attempt, from Write to done.", prometheus.ExponentialBuckets(0.001, 4, 10)),

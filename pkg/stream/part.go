@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime/pprof"
 	"sync/atomic"
 	"time"
@@ -232,6 +233,7 @@ type decoding struct {
 	decoder Decoder
 	batch   *batch
 	age     *time.Timer
+	panics  int   // records in a row that the decoder panicked at
 	full    int   // bytes of a batch: two must fit the partition's share, or it would wait for their age
 	next    int64 // records below were seen; a client that was set back may give them again
 }
@@ -283,11 +285,24 @@ func (d *decoding) add(ctx context.Context, r *kgo.Record) {
 	}
 }
 
-// decodeOne waits while the registry is out: the record is not to blame. What was decoded before it goes on.
+// decodeOne waits while the registry is out: the record is not to blame. What was decoded before it goes on. A record
+// that the decoder panics at is to blame if it does so each time, but not for as many in a row as only a defect explains.
 func (d *decoding) decodeOne(ctx context.Context, r *kgo.Record) (codec.Record, error) {
 	record, err := d.try(ctx, r)
-	if err == nil || isBad(err) {
+	for alone := 1; isPanic(err) && alone < aloneTries; alone++ {
+		record, err = d.try(ctx, r)
+	}
+	switch {
+	case err == nil, isBad(err):
+		d.panics = 0
 		return record, err
+	case isPanic(err):
+		if d.panics++; d.panics <= d.c.cfg.Retry.Bugs {
+			return record, err
+		}
+		d.setBroken(fmt.Sprintf("the decoder panicked at the last %d records; no more dead letters are made: repair it, "+
+			"or raise stream.retry.bugs where the records are to blame: %.300v", d.panics, err))
+		defer d.setBroken("")
 	}
 	d.cut(ctx)
 	d.setWaiting("decoding")
@@ -304,9 +319,15 @@ func (d *decoding) decodeOne(ctx context.Context, r *kgo.Record) (codec.Record, 
 	return record, errors.Join(err, bad)
 }
 
-func (d *decoding) try(ctx context.Context, r *kgo.Record) (codec.Record, error) {
+func (d *decoding) try(ctx context.Context, r *kgo.Record) (record codec.Record, err error) {
 	d.step.Add(1)
 	defer d.step.Add(1)
+	defer func() {
+		if p := recover(); p != nil {
+			err = newPanicError("decoder", p)
+			d.c.metrics.panics.Inc()
+		}
+	}()
 	return d.decoder.Decode(ctx, r)
 }
 
@@ -362,6 +383,12 @@ func (d *decoding) cut(ctx context.Context) {
 	case d.out <- b:
 	case <-ctx.Done():
 	}
+}
+
+func (p *part) setBroken(why string) {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	p.broken = why
 }
 
 func (p *part) setWaiting(what string) {
