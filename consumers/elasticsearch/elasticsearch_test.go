@@ -340,6 +340,7 @@ func TestCancelledWhileDocumentsFail(t *testing.T) {
 	}}
 	s := f.start()
 	s.cfg.Retry = Retry{Min: time.Hour, Max: time.Hour, Attempts: 5}
+	s.retry = newRetry(s.cfg.Retry)
 	result := make(chan error, 1)
 	if err := s.Write(ctx, maker(typ).Batch(0, 0, 3), func(err error) { result <- err }); err != nil {
 		t.Fatal(err)

@@ -46,26 +46,40 @@ func (c *Consumer) backoff(failures int) time.Duration {
 	return time.Millisecond + rand.N(bound) //nolint:gosec // jitter needs no secrecy
 }
 
+// forever makes a policy that tries again whatever again says, until ctx ends.
+func (c *Consumer) forever(ctx context.Context, again func(error) bool, scheduled func(failsafe.ExecutionScheduledEvent[any])) retrypolicy.RetryPolicy[any] {
+	return retrypolicy.NewBuilder[any]().
+		HandleIf(func(_ any, err error) bool { return again(err) }).
+		AbortIf(func(any, error) bool { return ctx.Err() != nil }).
+		WithMaxRetries(-1).
+		WithDelayFunc(func(e failsafe.ExecutionAttempt[any]) time.Duration { return c.backoff(e.Attempts()) }).
+		OnRetryScheduled(scheduled).
+		Build()
+}
+
 // persist tries until f succeeds or ctx ends, which is its only error.
 func (c *Consumer) persist(ctx context.Context, what string, f func(context.Context) error) error {
-	for failures := 1; ; failures++ {
-		attempt, cancel := context.WithTimeout(ctx, c.cfg.Retry.Attempt)
-		err := f(attempt)
-		cancel()
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		c.metrics.retries.WithLabelValues(what, string(Classify(err))).Inc()
+	retry := c.forever(ctx, func(err error) bool { return err != nil }, func(e failsafe.ExecutionScheduledEvent[any]) {
+		c.metrics.retries.WithLabelValues(what, string(Classify(e.LastError()))).Inc()
 		if c.quiet.allow(what) {
-			c.tel.Log.Warn("waiting and trying again", "what", what, "failures", failures, "err", err)
+			c.tel.Log.Warn("waiting and trying again", "what", what, "failures", e.Attempts(), "err", e.LastError())
 		}
-		if err := sleep(ctx, c.backoff(failures)); err != nil {
-			return err
-		}
+	})
+	succeeded := false
+	err := failsafe.With(retry).WithContext(ctx).Run(func() error {
+		attempt, cancel := context.WithTimeout(ctx, c.cfg.Retry.Attempt)
+		defer cancel()
+		err := f(attempt)
+		succeeded = err == nil
+		return err
+	})
+	if succeeded { // also where ctx has ended meanwhile
+		return nil
 	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err // not reached
 }
 
 // pause sleeps, and says whether ctx goes on.
@@ -159,13 +173,7 @@ func (d *delivery) run(ctx context.Context) {
 
 // send writes b, which is the batch or a part of it, until the destination is no longer out.
 func (d *delivery) send(ctx context.Context, b Batch) error {
-	retry := retrypolicy.NewBuilder[any]().
-		HandleIf(func(_ any, err error) bool { return d.c.again(err) }).
-		AbortIf(func(any, error) bool { return ctx.Err() != nil }).
-		WithMaxRetries(-1).
-		WithDelayFunc(func(e failsafe.ExecutionAttempt[any]) time.Duration { return d.c.backoff(e.Attempts()) }).
-		OnRetryScheduled(func(e failsafe.ExecutionScheduledEvent[any]) { d.retrying(e) }).
-		Build()
+	retry := d.c.forever(ctx, d.c.again, d.retrying)
 	err := failsafe.With(retry, d.c.breakers[d.key.Topic]).WithContext(ctx).Run(func() error { return d.attempt(ctx, b) })
 	if class, bad := failed(err); d.c.keeper == nil && (!bad || class == ClassRecord) {
 		d.unbroken()
