@@ -96,6 +96,7 @@ func (w *wiretap) serve(client net.Conn) {
 				continue
 			case preparesInsert:
 				w.prepared(f)
+			case other:
 			}
 			mu.Lock()
 			_, _ = client.Write(f)

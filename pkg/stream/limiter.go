@@ -136,7 +136,7 @@ func (l *Limiter) run(ctx context.Context, request func() error, throttled func(
 			return bound/2 + rand.N(bound/2) //nolint:gosec // jitter needs no secrecy
 		}).
 		Build()
-	made := true // the first try was, above
+	made := true                                                 // the first try was, above
 	_ = failsafe.With(retry).WithContext(ctx).Run(func() error { // its own error is that of the last try, or that ctx ended
 		if !made {
 			err = try()
