@@ -24,6 +24,12 @@ func (r *recorder) note(s string) {
 	r.log = append(r.log, s)
 }
 
+func (r *recorder) stopped() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Join(r.log, " ")
+}
+
 func (r *recorder) part(name string, err error) app.Part {
 	return app.Part{Name: name, Run: func(ctx context.Context) error {
 		<-ctx.Done()
@@ -41,7 +47,7 @@ func TestRunStopsInReverse(t *testing.T) {
 		if err := app.Run(ctx, time.Minute, r.part("a", nil), r.part("b", nil), r.part("c", nil)); err != nil {
 			t.Error(err)
 		}
-		if got := strings.Join(r.log, " "); got != "c b a" {
+		if got := r.stopped(); got != "c b a" {
 			t.Errorf("stopped in the order %s, want c b a", got)
 		}
 	})
@@ -56,7 +62,7 @@ func TestRunEndsWithTheFirstPartThatFails(t *testing.T) {
 		if !errors.Is(err, bad) || !strings.Contains(err.Error(), "bad: disk on fire") || !strings.Contains(err.Error(), "c: slow drain") {
 			t.Errorf("got %v", err)
 		}
-		if got := strings.Join(r.log, " "); got != "c a" {
+		if got := r.stopped(); got != "c a" {
 			t.Errorf("stopped in the order %s, want c a", got)
 		}
 	})
@@ -80,7 +86,7 @@ func TestRunSurvivesAPanic(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "p: panic: boom") {
 			t.Errorf("got %v", err)
 		}
-		if got := strings.Join(r.log, " "); got != "a" {
+		if got := r.stopped(); got != "a" {
 			t.Errorf("a was not drained: %q", got)
 		}
 	})
@@ -102,7 +108,8 @@ func TestRunLeavesBehindWhatDoesNotEnd(t *testing.T) {
 		if took := time.Since(begun); took != 70*time.Second {
 			t.Errorf("it took %v, want the minute and the time of a stop", took)
 		}
-		if got := strings.Join(r.log, " "); got != "c" {
+		synctest.Wait()
+		if got := r.stopped(); got != "c" {
 			t.Errorf("stopped %q in time, want c", got)
 		}
 		close(release)
@@ -142,7 +149,7 @@ func TestTogether(t *testing.T) {
 			if took := time.Since(begun); took != want {
 				t.Errorf("%s: it took %v, want %v: the rows did not stop side by side", name, took, want)
 			}
-			got := strings.Join(r.log, " ")
+			got := r.stopped()
 			if len(r.log) != 5 || r.log[4] != "below" || strings.Index(got, "consumer") > strings.Index(got, "sink") {
 				t.Errorf("%s: stopped in the order %s", name, got)
 			}

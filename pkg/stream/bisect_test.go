@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -203,16 +204,17 @@ func TestSinkThatPanicsAtEveryRecord(t *testing.T) {
 		w.cfg.Batch.Records, w.cfg.Retry.Bugs = 30, 100
 		w.produce(0, 0, 3000)
 		writes := 0
-		broken := true
-		m := w.join(w.badAt(&writes, func() error { return boom("nil map") }, func(int) bool { return broken }))
+		made := func() int { w.sink.mu.Lock(); defer w.sink.mu.Unlock(); return writes }
+		var repaired atomic.Bool
+		m := w.join(w.badAt(&writes, func() error { return boom("nil map") }, func(int) bool { return !repaired.Load() }))
 		time.Sleep(time.Hour)
 		early := len(w.letters())
 		if early == 0 || early > 100 {
 			t.Errorf("%d dead letters of a sink that panics at every record, want 100 at most", early)
 		}
-		before := writes
+		before := made()
 		time.Sleep(time.Hour)
-		if n := writes - before; n < 50 || n > 1000 {
+		if n := made() - before; n < 50 || n > 1000 {
 			t.Errorf("%d probes in an hour", n)
 		}
 		err := m.Ready()
@@ -225,7 +227,7 @@ func TestSinkThatPanicsAtEveryRecord(t *testing.T) {
 		if !strings.Contains(w.logs.String(), "the sink panics at every record") {
 			t.Error("it was not logged")
 		}
-		broken = false
+		repaired.Store(true)
 		w.until("the lag is 0", func() bool { return w.lag() == 0 })
 		if err := m.Ready(); err != nil {
 			t.Errorf("Ready after it was repaired: %v", err)

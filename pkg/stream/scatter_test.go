@@ -96,6 +96,7 @@ func TestScatterKeepsThatItWasTurnedAway(t *testing.T) {
 		})
 		s.Close()
 		time.Sleep(40 * time.Second)
+		synctest.Wait()
 		if class := stream.Classify(result); class != stream.ClassThrottle {
 			t.Errorf("done got %v, of class %s", result, class)
 		}
@@ -127,6 +128,7 @@ func TestScatterTriesAgainWhatIsTurnedAway(t *testing.T) {
 			s.Go(ctx, func() error { others++; return nil })
 			s.Close()
 			time.Sleep(40 * time.Second)
+			synctest.Wait()
 			if !errors.Is(result, c.want) || others != 1 || tries < 6 || tries > 40 {
 				t.Errorf("%s: done got %v after %d tries; the other request was made %d times", name, result, tries, others)
 			}
