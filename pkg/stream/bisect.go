@@ -27,6 +27,11 @@ func newPanicError(who string, value any) *panicError {
 	return &panicError{who: who, value: bounded(fmt.Sprint(value), 300), stack: debug.Stack()}
 }
 
+// Panicked makes the error of a panic that a sink caught itself, as where it found out which record it comes of.
+func Panicked(value string, stack []byte) error {
+	return &panicError{who: "sink", value: bounded(value, 300), stack: stack}
+}
+
 func (e *panicError) Error() string {
 	return fmt.Sprintf("the %s panicked: %s\n%.1600s", e.who, e.value, e.stack)
 }

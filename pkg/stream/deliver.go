@@ -12,6 +12,7 @@ import (
 	"github.com/failsafe-go/failsafe-go/retrypolicy"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/failpoint"
 )
 
@@ -157,6 +158,14 @@ func (d *delivery) run(ctx context.Context) {
 	if size == 0 || d.c.keeper != nil {
 		err = d.send(ctx, b.Batch)
 	}
+	var partial *PartialError
+	for d.c.keeper != nil && errors.As(err, &partial) { // before it has them: its commit is past their offsets
+		if d.c.bury(ctx, d.refused(partial)) != nil {
+			return
+		}
+		d.leaveOut(partial)
+		err = d.send(ctx, b.Batch)
+	}
 	if class, _ := failed(err); d.c.keeper == nil && (size > 0 || class == ClassBug) {
 		if size == 0 {
 			size = len(b.Records) / 2
@@ -169,6 +178,22 @@ func (d *delivery) run(ctx context.Context) {
 		return // done comes later
 	}
 	d.conclude(ctx, err)
+}
+
+// leaveOut takes records that are dead letters out of the batch.
+func (d *delivery) leaveOut(partial *PartialError) {
+	b := d.batch
+	kept := make([]codec.Record, 0, len(b.Records))
+	for i := range b.Records {
+		r := &b.Records[i]
+		if partial.Failed[i] == nil {
+			kept = append(kept, *r)
+			continue
+		}
+		b.Dead++
+		b.Bytes -= len(r.Source.Key) + len(r.Source.Value)
+	}
+	b.Records = kept
 }
 
 // send writes b, which is the batch or a part of it, until the destination is no longer out.
