@@ -51,7 +51,7 @@ func (c *loadgenCmd) Run(ctx context.Context, e *env) error {
 	// The generator ends by itself when it has sent its count; that ends the client under it.
 	ctx, done := context.WithCancel(ctx)
 	defer done()
-	return app.Run(ctx,
+	return app.Run(ctx, gen.Drain+flushWithin,
 		app.Part{Name: "registry", Run: s.codec.Run},
 		app.Part{Name: "kafka producer", Run: s.runClient(time.Second)}, // the generator has waited for its records
 		app.Part{Name: "loadgen", Run: func(ctx context.Context) error {

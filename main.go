@@ -35,7 +35,11 @@ func (e usageError) Unwrap() error { return e.err }
 
 // run is main without the process: tests call it, and only main exits.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	err := dispatch(ctx, args, stdin, stdout, stderr)
+	return exitCode(dispatch(ctx, args, stdin, stdout, stderr), stderr)
+}
+
+// exitCode says what went wrong, if anything, and how the process ends.
+func exitCode(err error, stderr io.Writer) int {
 	var usage usageError
 	switch {
 	case err == nil:

@@ -18,13 +18,21 @@ import (
 	"time"
 )
 
-// asMain makes this test binary the program itself, so that processes can be killed without building another binary.
-const asMain = "MILLRACE_TEST_AS_MAIN"
+// asMain makes this test binary the program itself, so that processes can be killed without building another binary; or
+// the program in another role, for which see mainWith.
+const (
+	asMain    = "MILLRACE_TEST_AS_MAIN"
+	asProgram = "1"
+)
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asMain) != "" {
+	switch role := os.Getenv(asMain); role {
+	case "":
+	case asProgram:
 		main()
 		return
+	default:
+		os.Exit(mainWith(role, os.Args[1])) //nolint:forbidigo // the end of a process
 	}
 	os.Exit(m.Run()) //nolint:forbidigo // the test binary's own end
 }
@@ -37,6 +45,8 @@ type process struct {
 	addr string // of its API
 	done chan error
 
+	ended time.Time // once done has something
+
 	mu  sync.Mutex
 	out bytes.Buffer
 }
@@ -44,8 +54,13 @@ type process struct {
 // start runs millrace and waits for its address.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
+	return startAs(t, asProgram, args...)
+}
+
+func startAs(t *testing.T, role string, args ...string) *process {
+	t.Helper()
 	p := &process{cmd: exec.CommandContext(t.Context(), os.Args[0], args...), done: make(chan error, 1)}
-	p.cmd.Env = append(os.Environ(), asMain+"=1")
+	p.cmd.Env = append(os.Environ(), asMain+"="+role)
 	r, w := io.Pipe()
 	p.cmd.Stdout, p.cmd.Stderr = w, w
 	if err := p.cmd.Start(); err != nil {
@@ -55,6 +70,7 @@ func start(t *testing.T, args ...string) *process {
 	go p.follow(r, addr)
 	go func() {
 		err := p.cmd.Wait()
+		p.ended = time.Now()
 		_ = w.Close()
 		p.done <- err
 	}()
@@ -101,6 +117,12 @@ func (p *process) stop(t *testing.T) {
 	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
+	p.wait(t)
+}
+
+// wait wants a clean end after an interrupt.
+func (p *process) wait(t *testing.T) {
+	t.Helper()
 	select {
 	case err := <-p.done:
 		if err != nil {

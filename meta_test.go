@@ -297,3 +297,30 @@ func TestNamedTargetsExist(t *testing.T) {
 		}
 	})
 }
+
+// A page that says which test holds a promise must not go on saying so when the test is gone.
+func TestTestsThatDocsNameExist(t *testing.T) {
+	there := map[string]bool{}
+	for _, f := range goFiles(t) {
+		for _, d := range f.ast.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && f.test() {
+				there[fn.Name.Name] = true
+			}
+		}
+	}
+	name := regexp.MustCompile("`(Test[A-Z][A-Za-z0-9]*)`")
+	walk(t, func(path string) {
+		if filepath.Ext(path) != ".md" {
+			return
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range name.FindAllStringSubmatch(string(text), -1) {
+			if !there[m[1]] {
+				t.Errorf("%s names %s, which is not there", path, m[1])
+			}
+		}
+	})
+}

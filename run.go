@@ -24,8 +24,9 @@ type runCmd struct {
 
 // Help is the long text of --help.
 func (runCmd) Help() string {
-	return `Runs until SIGTERM or an interrupt, then drains: producers stop first, what was published is flushed, consumers finish
-what they hold and commit it. A second signal ends the process at once; what was not committed comes again.
+	return `Runs until SIGTERM or an interrupt, then drains: producers stop and what they published is flushed, and at the same time
+consumers finish what they hold and commit it. That takes less than 30 s (stream.drain and 13 s), whatever hangs. A second
+signal ends the process at once; what was not committed comes again.
 
 Example: millrace run --config /etc/millrace.yaml gateway lake`
 }
@@ -86,7 +87,7 @@ func (s *system) runParts(ctx context.Context, e *env, every time.Duration, note
 		return usageError{fmt.Errorf("--status=%s is negative: give an interval, or 0 for none", every)}
 	}
 	parts := slices.Concat(before, s.parts(), []app.Part{s.statusPart(e.stdout, every, note)})
-	if err := app.Run(ctx, parts...); err != nil {
+	if err := app.Run(ctx, s.stopWithin(), parts...); err != nil {
 		return err
 	}
 	fmt.Fprintln(e.stdout, "millrace: drained and stopped")

@@ -66,8 +66,8 @@ type system struct {
 
 	client    *client.Client // made when the first producer asks for it
 	consumers []destination
-	sinks     []app.Part // consumers, each after the sink it writes to
-	producers []app.Part
+	sinks     [][]app.Part // for each consumer the sink that it writes to, and itself
+	producers [][]app.Part
 }
 
 // destination is a running consumer, by its component's name.
@@ -129,7 +129,7 @@ func (s *system) sink(name string, sink stream.Sink, duties func(context.Context
 	}
 	s.consumers = append(s.consumers, destination{name, c})
 	s.http.Check("consumer "+name, c.Ready)
-	s.sinks = append(s.sinks, app.Part{Name: name, Run: duties}, app.Part{Name: name + " consumer", Run: c.Run})
+	s.sinks = append(s.sinks, []app.Part{{Name: name, Run: duties}, {Name: name + " consumer", Run: c.Run}})
 	return nil
 }
 
@@ -144,30 +144,46 @@ func (s *system) publisher() (*client.Client, error) {
 	return s.client, nil
 }
 
-// parts are what the process runs, in order of who needs whom.
+// The time that a stop takes with whatever is in flight. It is in sum less than the 30 s after which most who run
+// processes kill them.
+const (
+	flushWithin = 10 * time.Second // for Kafka to acknowledge what the producers of the process published
+	drainSlack  = 10 * time.Second // beyond stream.drain: for a consumer to commit, to leave its group, to close
+	stopSlack   = 3 * time.Second  // beyond both: for what is left, as the HTTP server
+)
+
+// stopWithin is when a process that stops is over, whatever hangs.
+func (s *system) stopWithin() time.Duration { return s.cfg.Stream.Drain + drainSlack + stopSlack }
+
+// parts are what the process runs, in order of who needs whom. Destinations and producers need none of each other, and
+// each of them may take all of its time to stop.
 func (s *system) parts() []app.Part {
 	s.api.Register(s.http)
 	s.http.Handle("GET /api/v1/lag", lagHandler(s.rows, failpoint.Now))
 	s.letters(time.Now).Register(s.http)
-	parts := make([]app.Part, 0, 4+len(s.sinks)+len(s.producers))
-	parts = append(parts, app.Part{Name: "http", Run: s.http.Run}, app.Part{Name: "registry", Run: s.codec.Run})
-	parts = append(parts, s.sinks...)
+	within := s.cfg.Stream.Drain + drainSlack
+	rows := s.sinks
 	if s.client != nil {
-		parts = append(parts, app.Part{Name: "kafka producer", Run: s.runClient(s.cfg.Stream.Drain)})
+		rows = append(rows, []app.Part{
+			{Name: "kafka producer", Run: s.runClient(flushWithin)},
+			app.Together("producers", within, s.producers...),
+		})
 	}
-	return append(parts, s.producers...)
+	return []app.Part{
+		{Name: "http", Run: s.http.Run}, {Name: "registry", Run: s.codec.Run}, app.Together("components", within, rows...),
+	}
 }
 
-// runClient closes the client after the producers have stopped: what they handed over is acknowledged, or said to be
-// lost.
+// runClient closes the client after the producers have stopped. What Kafka has not acknowledged by then is given up:
+// whoever published it is told so, by its callback, and that is no failure of the stop.
 func (s *system) runClient(drain time.Duration) func(context.Context) error {
 	return func(ctx context.Context) error {
 		<-ctx.Done()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 		defer cancel()
-		report, err := s.client.Close(ctx)
-		if err != nil {
-			return fmt.Errorf("flushing what was published (%+v): %w", report, err)
+		if report, err := s.client.Close(ctx); err != nil {
+			s.tel.Log.Warn("not all that was published was acknowledged before the stop; its producers know",
+				"accepted", report.Accepted, "acknowledged", report.Acknowledged, "failed", report.Failed, "unknown", report.Unknown, "err", err)
 		}
 		return nil
 	}
@@ -212,7 +228,7 @@ func addGateway(s *system) error {
 		return err
 	}
 	g.Register(s.http)
-	s.producers = append(s.producers, app.Part{Name: "gateway", Run: g.Run})
+	s.producers = append(s.producers, []app.Part{{Name: "gateway", Run: g.Run}})
 	return nil
 }
 
@@ -225,7 +241,7 @@ func addHostmetrics(s *system) error {
 	if err != nil {
 		return err
 	}
-	s.producers = append(s.producers, app.Part{Name: "hostmetrics", Run: h.Run})
+	s.producers = append(s.producers, []app.Part{{Name: "hostmetrics", Run: h.Run}})
 	return nil
 }
 
@@ -238,7 +254,7 @@ func addLogtail(s *system) error {
 	if err != nil {
 		return err
 	}
-	s.producers = append(s.producers, app.Part{Name: "logtail", Run: l.Run})
+	s.producers = append(s.producers, []app.Part{{Name: "logtail", Run: l.Run}})
 	return nil
 }
 

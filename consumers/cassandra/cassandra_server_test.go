@@ -34,6 +34,11 @@ func unplanned(t *testing.T, servers servertest.Servers, keyspace string, types 
 	t.Helper()
 	cfg := Default()
 	cfg.Hosts, cfg.Keyspace, cfg.Timeout = servers.Cassandra, keyspace, 30*time.Second
+	return storeOf(t, cfg, types...)
+}
+
+func storeOf(t *testing.T, cfg Config, types ...*schema.Type) *Store {
+	t.Helper()
 	set, err := schema.NewSet(types...)
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,9 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go"
+	"github.com/failsafe-go/failsafe-go/retrypolicy"
+
 	"github.com/millrace/millrace/pkg/failpoint"
 	"github.com/millrace/millrace/pkg/stream"
 )
@@ -101,21 +104,58 @@ func judge(status int, e *itemError) verdict {
 // A parcel is what is left to do of one request.
 type parcel struct {
 	*write
-	todo     []*request // more than one after a request that was too large
-	evolved  bool
-	failures int // answers in a row of which some documents had failed
+	todo    []*request // more than one after a request that was too large
+	evolved bool
 }
 
 // deliver sends documents until each is stored or refused, or gives the outage that prevents it, or stream.ErrThrottle:
 // then it is called again, and sends what was turned away alone. It is called with a permit and keeps it while it waits
-// for documents that failed, at most as often as configured.
+// for documents that failed, at most as often as configured in a row.
 func (p *parcel) deliver(ctx context.Context) error {
 	for len(p.todo) > 0 {
-		if err := p.send(ctx); err != nil {
+		var err error
+		_ = failsafe.With(p.store.retry).WithContext(ctx).Run(func() error { // its own error is err, or that ctx ended
+			err = p.send(ctx)
+			return err
+		})
+		switch failed, ok := errors.AsType[*failedError](err); {
+		case ok && ctx.Err() != nil:
+			return fmt.Errorf("%w, after %w", context.Cause(ctx), failed)
+		case ok:
+			p.store.m.errors.WithLabelValues("failed").Inc()
+			return fmt.Errorf("%w, and so %d times more", failed, p.store.cfg.Retry.Attempts)
+		case err != nil:
 			return err
 		}
 	}
 	return nil
+}
+
+// failedError is why some documents of a request could not be stored now. They are sent again soon, alone.
+type failedError struct {
+	documents int
+	why       error
+}
+
+func (e *failedError) Error() string {
+	return fmt.Sprintf("storing %d documents: %v", e.documents, e.why)
+}
+func (e *failedError) Unwrap() error { return e.why }
+
+// newRetry makes the policy by which documents that failed are sent again, before the whole batch is given back.
+func newRetry(r Retry) retrypolicy.RetryPolicy[any] {
+	return retrypolicy.NewBuilder[any]().
+		HandleIf(func(_ any, err error) bool { _, ok := errors.AsType[*failedError](err); return ok }).
+		WithMaxRetries(r.Attempts).
+		ReturnLastFailure().
+		WithDelayFunc(func(e failsafe.ExecutionAttempt[any]) time.Duration { // with jitter, so that partitions do not come together
+			wait := r.Max
+			if e.Attempts() < 20 {
+				wait = min(r.Max, r.Min<<(e.Attempts()-1))
+			}
+			return wait/2 + rand.N(wait/2+1) //nolint:gosec // jitter is no secret
+		}).
+		Build()
 }
 
 // send makes one request and keeps in todo what has to be sent again.
@@ -137,7 +177,7 @@ func (p *parcel) send(ctx context.Context) error {
 		return err
 	}
 	if len(left.docs) == 0 {
-		p.todo, p.failures = p.todo[1:], 0
+		p.todo = p.todo[1:]
 		s.requests.put(q)
 		return nil
 	}
@@ -153,9 +193,8 @@ func (p *parcel) send(ctx context.Context) error {
 		}
 	}
 	if left.failed != nil {
-		return p.wait(ctx, left)
+		return &failedError{len(left.docs), left.failed}
 	}
-	p.failures = 0
 	if left.turnedAway != nil {
 		how := stream.ErrThrottle
 		if len(left.docs) < sent {
@@ -163,20 +202,6 @@ func (p *parcel) send(ctx context.Context) error {
 		}
 		return fmt.Errorf("%w: %d documents: %w", how, len(left.docs), left.turnedAway)
 	}
-	return nil
-}
-
-// wait is before documents that failed are sent again.
-func (p *parcel) wait(ctx context.Context, left leftover) error {
-	r := p.store.cfg.Retry
-	if p.failures >= r.Attempts {
-		p.store.m.errors.WithLabelValues("failed").Inc()
-		return fmt.Errorf("sending %d documents %d times: %w", len(left.docs), p.failures+1, left.failed)
-	}
-	if err := pause(ctx, r, p.failures); err != nil {
-		return fmt.Errorf("%w, after %w", err, left.failed)
-	}
-	p.failures++
 	return nil
 }
 
@@ -280,21 +305,4 @@ func kindOf(err error) string {
 		return "timeout"
 	}
 	return "connection"
-}
-
-// pause waits before the next attempt: twice as long each time, with jitter so that partitions do not come together.
-func pause(ctx context.Context, r Retry, attempt int) error {
-	wait := r.Max
-	if attempt < 20 {
-		wait = min(r.Max, r.Min<<attempt)
-	}
-	wait = wait/2 + rand.N(wait/2+1) //nolint:gosec // jitter is no secret
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

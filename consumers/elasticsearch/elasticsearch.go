@@ -16,6 +16,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go/retrypolicy"
+
 	"github.com/millrace/millrace/pkg/provision"
 	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/serve"
@@ -31,6 +33,7 @@ type Store struct {
 	log      *slog.Logger
 	m        *metrics
 	limit    *stream.Limiter // of the write requests under way
+	retry    retrypolicy.RetryPolicy[any]
 	known    known
 	requests requests
 
@@ -68,6 +71,7 @@ func New(cfg Config, types *schema.Set, tel telemetry.Set) (*Store, error) {
 		log:    tel.Log,
 		m:      m,
 		limit:  limit,
+		retry:  newRetry(cfg.Retry),
 		known:  known{lock: make(chan struct{}, 1)},
 		Now:    time.Now,
 	}, nil

@@ -134,6 +134,7 @@ func TestOutages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := open(t, servers, typ)
 			s.cfg.Retry = Retry{Min: time.Millisecond, Max: time.Millisecond, Attempts: 1}
+			s.retry = newRetry(s.cfg.Retry)
 			if err := store(t, s, maker(typ).Batch(0, 0, 5)); err != nil {
 				t.Fatal(err)
 			}

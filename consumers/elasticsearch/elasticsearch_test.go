@@ -2,6 +2,7 @@ package elasticsearch
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -91,6 +92,7 @@ type fake struct {
 	t    *testing.T
 	typ  *schema.Type
 	bulk func(ids []string, w http.ResponseWriter)
+	seen func(*http.Request) // nil, or what looks at each bulk request
 
 	mu   sync.Mutex
 	sent [][]string // ids of each bulk request
@@ -120,7 +122,19 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if got := r.URL.Query().Get("filter_path"); got != bulkPath {
 			f.t.Errorf("filter_path is %q", got)
 		}
-		body, err := io.ReadAll(r.Body)
+		if f.seen != nil {
+			f.seen(r)
+		}
+		var rd io.Reader = r.Body
+		if r.Header.Get("Content-Encoding") == "gzip" {
+			z, err := gzip.NewReader(r.Body)
+			if err != nil {
+				f.t.Error(err)
+				return
+			}
+			rd = z
+		}
+		body, err := io.ReadAll(rd)
 		if err != nil {
 			f.t.Error(err)
 		}
@@ -163,75 +177,6 @@ func items(w io.Writer, of ...string) {
 	_, _ = fmt.Fprintf(w, `{"items":[%s]}`, strings.Join(of, ","))
 }
 
-const (
-	ok201      = `{"create":{"status":201}}`
-	dup409     = `{"create":{"status":409,"error":{"type":"version_conflict_engine_exception","reason":"exists"}}}`
-	parse400   = `{"create":{"status":400,"error":{"type":"document_parsing_exception","reason":"bad","caused_by":{"reason":"deeper"}}}}`
-	strict400  = `{"create":{"status":400,"error":{"type":"strict_dynamic_mapping_exception","reason":"strict"}}}`
-	shards400  = `{"create":{"status":400,"error":{"type":"validation_exception","reason":"this action would add [1] shards"}}}`
-	closed400  = `{"create":{"status":400,"error":{"type":"index_closed_exception","reason":"closed"}}}`
-	denied403  = `{"create":{"status":403,"error":{"type":"security_exception","reason":"no"}}}`
-	missing404 = `{"create":{"status":404,"error":{"type":"index_not_found_exception","reason":"no such index"}}}`
-	full429    = `{"create":{"status":429,"error":{"type":"cluster_block_exception","reason":"disk usage exceeded flood-stage watermark"}}}`
-	busy429    = `{"create":{"status":429,"error":{"type":"es_rejected_execution_exception","reason":"queue full"}}}`
-	down503    = `{"create":{"status":503,"error":{"type":"unavailable_shards_exception","reason":"primary"}}}`
-)
-
-func repeat(item string, n int) []string { return slices.Repeat([]string{item}, n) }
-
-// TestItems has one document of three answered in each way; the others are created.
-func TestItems(t *testing.T) {
-	typ := schematest.Type(t, "log")
-	for name, c := range map[string]struct {
-		item    string
-		refused bool
-		outage  bool
-		sent    int // requests
-	}{
-		"created":   {item: ok201, sent: 1},
-		"duplicate": {item: dup409, sent: 1},
-		"parsing":   {item: parse400, refused: true, sent: 1},
-		"strict":    {item: strict400, refused: true, sent: 2}, // after a look whether the index lacks the field
-		"shards":    {item: shards400, outage: true, sent: 1},
-		"closed":    {item: closed400, outage: true, sent: 1},
-		"denied":    {item: denied403, outage: true, sent: 1},
-		"missing":   {item: missing404, outage: true, sent: 1},
-		"full disk": {item: full429, outage: true, sent: 1},
-		"down":      {item: down503, outage: true, sent: 4}, // the first and three more
-		"strange":   {item: `{"create":{"status":418}}`, outage: true, sent: 1},
-		"nothing":   {item: `{}`, outage: true, sent: 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			f := &fake{t: t, typ: typ}
-			f.bulk = func(ids []string, w http.ResponseWriter) {
-				all := repeat(ok201, len(ids))
-				all[len(ids)/2] = c.item
-				items(w, all...)
-			}
-			s := f.start()
-			err := store(t, s, maker(typ).Batch(0, 0, 3))
-			var partial *stream.PartialError
-			switch isPartial := errors.As(err, &partial); {
-			case c.refused && (!isPartial || len(partial.Failed) != 1 || partial.Failed[1] == nil):
-				t.Errorf("done got %v, want record 1 refused", err)
-			case c.outage && (err == nil || isPartial || errors.Is(err, stream.ErrThrottle)):
-				t.Errorf("done got %v, want an outage", err)
-			case !c.refused && !c.outage && err != nil:
-				t.Errorf("done got %v", err)
-			}
-			if name == "parsing" && !strings.Contains(fmt.Sprint(partial.Failed[1]), "bad: deeper") {
-				t.Errorf("the reason is %v, want Elasticsearch's own", partial.Failed[1])
-			}
-			if len(f.requests()) != c.sent {
-				t.Errorf("%d requests, want %d", len(f.requests()), c.sent)
-			}
-			if c.sent > 1 && len(f.requests()[1]) != 1 {
-				t.Errorf("%d documents sent again, want the one", len(f.requests()[1]))
-			}
-		})
-	}
-}
-
 func TestCountsDuplicates(t *testing.T) {
 	typ := schematest.Type(t, "log")
 	f := &fake{t: t, typ: typ, bulk: func(_ []string, w http.ResponseWriter) { items(w, ok201, dup409, dup409) }}
@@ -241,121 +186,6 @@ func TestCountsDuplicates(t *testing.T) {
 	}
 	if c, d := value(t, s.m.documents.WithLabelValues("log")), value(t, s.m.duplicates.WithLabelValues("log")); c != 1 || d != 2 {
 		t.Errorf("%g created and %g duplicates, want 1 and 2", c, d)
-	}
-}
-
-// TestTurnedAwayThenTaken sends only what was turned away again, and tells the refused one by its place in the batch.
-func TestTurnedAwayThenTaken(t *testing.T) {
-	typ := schematest.Type(t, "log")
-	f := &fake{t: t, typ: typ}
-	f.bulk = func(_ []string, w http.ResponseWriter) {
-		switch len(f.requests()) {
-		case 1:
-			items(w, ok201, busy429, ok201, down503, busy429)
-		case 2:
-			items(w, ok201, parse400, busy429)
-		default:
-			items(w, ok201)
-		}
-	}
-	b := maker(typ).Batch(0, 0, 5)
-	err := store(t, f.start(), b)
-	var partial *stream.PartialError
-	if !errors.As(err, &partial) || !slices.Equal(slices.Collect(maps.Keys(partial.Failed)), []int{3}) {
-		t.Errorf("done got %v, want record 3 refused", err)
-	}
-	id := func(i int) string { return string(b.Records[i].ID()) }
-	want := [][]string{{id(0), id(1), id(2), id(3), id(4)}, {id(1), id(3), id(4)}, {id(4)}}
-	if !slices.EqualFunc(f.requests(), want, slices.Equal[[]string]) {
-		t.Errorf("sent %v, want %v", f.requests(), want)
-	}
-}
-
-// TestWholeRequests: what is wrong with a request as a whole is never a record's fault.
-func TestWholeRequests(t *testing.T) {
-	typ := schematest.Type(t, "log")
-	answer := func(status int, body string) func([]string, http.ResponseWriter) {
-		return func(_ []string, w http.ResponseWriter) {
-			w.WriteHeader(status)
-			_, _ = fmt.Fprint(w, body)
-		}
-	}
-	for name, bulk := range map[string]func([]string, http.ResponseWriter){
-		"400":       answer(400, `{"error":{"type":"illegal_argument_exception","reason":"newline"},"status":400}`),
-		"parsing":   answer(400, `{"error":{"type":"document_parsing_exception","reason":"of the whole"},"status":400}`),
-		"401":       answer(401, `{"error":{"type":"security_exception","reason":"who"},"status":401}`),
-		"403":       answer(403, `{"error":"no"}`),
-		"404":       answer(404, ``),
-		"503":       answer(503, `<html>proxy</html>`),
-		"not JSON":  answer(200, `<html>proxy</html>`),
-		"empty":     answer(200, `{}`),
-		"too few":   answer(200, `{"items":[`+ok201+`]}`),
-		"too many":  answer(200, `{"items":[`+strings.Join(repeat(ok201, 4), ",")+`]}`),
-		"half":      answer(200, `{"items":[`+strings.Join(repeat(ok201, 3), ",")),
-		"more":      answer(200, `{"items":[`+strings.Join(repeat(ok201, 3), ",")+`]}{}`),
-		"update":    answer(200, `{"items":[`+strings.Join(repeat(`{"update":{"status":201}}`, 3), ",")+`]}`),
-		"cut short": func(_ []string, _ http.ResponseWriter) { panic(http.ErrAbortHandler) }, //nolint:forbidigo // how a handler drops its connection
-	} {
-		t.Run(name, func(t *testing.T) {
-			f := &fake{t: t, typ: typ, bulk: bulk}
-			err := store(t, f.start(), maker(typ).Batch(0, 0, 3))
-			var partial *stream.PartialError
-			if err == nil || errors.As(err, &partial) || errors.Is(err, stream.ErrThrottle) {
-				t.Errorf("done got %v, want an outage", err)
-			}
-			if len(f.requests()) != 1 {
-				t.Errorf("%d requests, want 1: the runtime tries again, not the client", len(f.requests()))
-			}
-		})
-	}
-}
-
-// TestThrottle: what Elasticsearch turns away for want of room is a throttle, and what is left is sent again alone.
-func TestThrottle(t *testing.T) {
-	typ := schematest.Type(t, "log")
-	b := maker(typ).Batch(0, 0, 3)
-	bad := string(b.Records[1].ID())
-	for name, c := range map[string]struct {
-		bulk func(ids []string, w http.ResponseWriter)
-		left []string
-	}{
-		"item": {func(ids []string, w http.ResponseWriter) {
-			all := repeat(ok201, len(ids))
-			all[slices.Index(ids, bad)] = busy429
-			items(w, all...)
-		}, []string{bad}},
-		"request": {func(_ []string, w http.ResponseWriter) {
-			w.WriteHeader(http.StatusTooManyRequests)
-			_, _ = fmt.Fprint(w, `{"error":{"type":"circuit_breaking_exception","reason":"memory"},"status":429}`)
-		}, []string{string(b.Records[0].ID()), bad, string(b.Records[2].ID())}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			f := &fake{t: t, typ: typ, bulk: c.bulk}
-			s := f.start()
-			q := s.requests.get(0, 0)
-			for i := range b.Records {
-				start := len(q.body)
-				q.body = appendDoc(q.body, "i", &b.Records[i])
-				q.docs = append(q.docs, doc{i, start, len(q.body)})
-			}
-			scatter := stream.NewScatter(s.limit, b, func(error) {})
-			p := &parcel{write: &write{Scatter: scatter, store: s, batch: b}, todo: []*request{q}}
-			for i := range 3 {
-				err := p.deliver(t.Context())
-				if part := i == 0 && len(c.left) < 3; !errors.Is(err, stream.ErrThrottle) || errors.Is(err, stream.ErrThrottlePart) != part {
-					t.Errorf("got %v, want a throttle, of a part: %t", err, part)
-				}
-			}
-			for _, ids := range f.requests()[1:] {
-				if !slices.Equal(ids, c.left) {
-					t.Errorf("sent %v again, want %v", ids, c.left)
-				}
-			}
-			f.bulk = func(ids []string, w http.ResponseWriter) { items(w, repeat(ok201, len(ids))...) }
-			if err := p.deliver(t.Context()); err != nil || len(p.todo) != 0 || len(f.requests()) != 4 {
-				t.Errorf("got %v after %d requests, %d to do; want all done after 4", err, len(f.requests()), len(p.todo))
-			}
-		})
 	}
 }
 
@@ -508,6 +338,7 @@ func TestCancelledWhileDocumentsFail(t *testing.T) {
 	}}
 	s := f.start()
 	s.cfg.Retry = Retry{Min: time.Hour, Max: time.Hour, Attempts: 5}
+	s.retry = newRetry(s.cfg.Retry)
 	result := make(chan error, 1)
 	if err := s.Write(ctx, maker(typ).Batch(0, 0, 3), func(err error) { result <- err }); err != nil {
 		t.Fatal(err)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"sync"
@@ -39,6 +41,9 @@ type committer struct {
 	commits  int
 	stopping map[int32]string // partitions shown as stopped
 	trouble  trouble
+	begun    time.Time // of the commit under way
+	hung     bool      // it has been named: its time is over, and it does not come back
+	bad      bad
 }
 
 // held is what one commit will hold.
@@ -198,6 +203,15 @@ func await(ctx context.Context, room <-chan struct{}, d time.Duration) error {
 // hold adds a batch to what is held. After an error of the writer nothing that is held can be trusted to be whole: all
 // of it is given up, and failed says whom to tell.
 func (c *committer) hold(ctx context.Context, b stream.Batch, done func(error)) (failed *held, err error) {
+	defer func() {
+		if p := recover(); p != nil { // under the lock, which nobody would have again
+			failed, err = c.filling, stream.Panicked(fmt.Sprint(p), debug.Stack())
+			c.filling = nil
+			if failed != nil {
+				c.giveUp(failed)
+			}
+		}
+	}()
 	end, ours := c.ends[b.Partition]
 	switch {
 	case !ours:
@@ -205,6 +219,9 @@ func (c *committer) hold(ctx context.Context, b stream.Batch, done func(error)) 
 	case end != unknown && end != b.First:
 		return nil, fmt.Errorf("writing to table %s: partition %d goes on at %d, the batch begins at %d: %w",
 			c.name, b.Partition, end, b.First, stream.ErrReseek)
+	}
+	if err := c.bad.in(&b); err != nil {
+		return nil, err
 	}
 	h := c.filling
 	if h == nil {
@@ -222,6 +239,7 @@ func (c *committer) hold(ctx context.Context, b stream.Batch, done func(error)) 
 			c.filling = nil
 			c.giveUp(h)
 			err = fmt.Errorf("writing files of table %s: %w", c.name, err)
+			c.bad.note(err)
 			c.trouble.add(err)
 			c.trouble.pause()
 			return h, err
@@ -277,11 +295,18 @@ func (c *committer) due(now time.Time) bool {
 }
 
 // flush commits all that is held.
-func (c *committer) flush(ctx context.Context) error {
+func (c *committer) flush(ctx context.Context) (err error) {
 	if err := c.acquire(ctx); err != nil {
 		return err
 	}
 	defer c.release()
+	c.committing(time.Now())
+	defer c.committing(time.Time{})
+	pprof.Do(ctx, pprof.Labels(tableLabel, c.name), func(ctx context.Context) { err = c.commitHeld(ctx) })
+	return err
+}
+
+func (c *committer) commitHeld(ctx context.Context) error {
 	for {
 		h := c.take()
 		if h == nil {
@@ -312,6 +337,7 @@ func (c *committer) commit(ctx context.Context, h *held) error {
 		if err := c.close(h); err != nil {
 			c.failed(err)
 			c.mu.Lock()
+			c.bad.note(err)
 			c.trouble.pause()
 			c.mu.Unlock()
 			c.drop(h, err)
@@ -319,7 +345,7 @@ func (c *committer) commit(ctx context.Context, h *held) error {
 		}
 	}
 	lost := h.commit.Conflicts
-	err := c.table.Commit(ctx, h.commit)
+	err := guarded(func() error { return c.table.Commit(ctx, h.commit) })
 	c.sink.metrics.conflicts.WithLabelValues(c.name).Add(float64(h.commit.Conflicts - lost))
 	switch {
 	case err == nil:
@@ -356,6 +382,7 @@ func (c *committer) close(h *held) error {
 func (c *committer) committed(ctx context.Context, h *held, took time.Duration) {
 	c.mu.Lock()
 	c.leaving, c.trouble = nil, trouble{}
+	c.bad.past(h.spans)
 	c.commits++
 	expire := c.commits%expireEvery == 0
 	dones := h.dones

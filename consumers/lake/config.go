@@ -21,7 +21,8 @@ type Config struct {
 	Memory config.Bytes `yaml:"memory"`
 	// GroupRows is how many rows a row group has at most.
 	GroupRows int `yaml:"group_rows"`
-	// Timeout is after how long a commit that does not go through is reported. It goes on being tried.
+	// Timeout is after how long a commit that does not go through is reported. It goes on being tried; one that does not
+	// even come back by then ends the process after three times as long.
 	Timeout time.Duration `yaml:"timeout"`
 }
 

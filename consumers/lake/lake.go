@@ -65,14 +65,21 @@ func (s *Sink) Ping(ctx context.Context) error { return s.lake.Ping(ctx) }
 // Planner says what the tables lack.
 func (s *Sink) Planner() provision.Planner { return s.lake.Planner(s.types.All()) }
 
-// Run commits what is due, until ctx ends. By then the consumer has stopped and has had everything committed.
+// Run commits what is due, until ctx ends. By then the consumer has stopped and has had everything committed. It ends
+// before, with an error, where a commit does not come back: a goroutine cannot be ended from outside, so the process is to
+// end, and give its partitions to another.
 func (s *Sink) Run(ctx context.Context) error {
 	defer s.sources.close()
 	var commits sync.WaitGroup
-	defer func() {
-		commits.Wait()
-		s.settle(ctx)
-	}()
+	if err := s.commitUntil(ctx, &commits); err != nil {
+		return err
+	}
+	commits.Wait()
+	s.settle(ctx)
+	return nil
+}
+
+func (s *Sink) commitUntil(ctx context.Context, commits *sync.WaitGroup) error {
 	tick := time.NewTicker(min(max(s.cfg.Age/20, 10*time.Millisecond), time.Second))
 	defer tick.Stop()
 	for {
@@ -83,6 +90,9 @@ func (s *Sink) Run(ctx context.Context) error {
 		case <-s.wake:
 		}
 		for _, c := range s.committers() {
+			if err := c.watch(time.Now()); err != nil {
+				return err
+			}
 			if c.due(time.Now()) {
 				commits.Go(func() { s.commitDue(ctx, c) })
 			}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/pkg/lake"
+	"github.com/millrace/millrace/pkg/stream"
 )
 
 // trouble is why nothing enters a table. The rows given up with files that could not be written are read again from the
@@ -51,8 +52,11 @@ func (c *committer) failed(err error) {
 // ready says whether rows enter the table. What has not failed again for long is over, or another process's by now.
 func (c *committer) ready(now time.Time) error {
 	c.mu.Lock()
-	t := c.trouble
+	t, hung, begun := c.trouble, c.hung, c.begun
 	c.mu.Unlock()
+	if hung {
+		return fmt.Errorf("a commit to table %s, begun at %s, does not come back", c.name, begun.UTC().Format(time.RFC3339))
+	}
 	if t.err == nil || now.Sub(t.last) > 2*(c.sink.cfg.Age+c.sink.cfg.Timeout) {
 		return nil
 	}
@@ -62,6 +66,36 @@ func (c *committer) ready(now time.Time) error {
 			c.name, since, t.err)
 	}
 	return fmt.Errorf("table %s has taken nothing since %s; it is tried again, nothing is lost: %w", c.name, since, t.err)
+}
+
+// tableLabel marks the goroutines that commit to a table, in every profile.
+const tableLabel = "table"
+
+// committing notes that a commit begins, or with no time that it is over.
+func (c *committer) committing(begun time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.begun, c.hung = begun, false
+}
+
+// watch looks at the commit under way. One that goes on after twice its time, though its context has ended, is named with
+// its stack; after three times it is the error.
+func (c *committer) watch(now time.Time) error {
+	c.mu.Lock()
+	begun, took := c.begun, now.Sub(c.begun)
+	hangs := !begun.IsZero() && took > 2*c.sink.cfg.Timeout
+	fresh := hangs && !c.hung
+	c.hung = hangs
+	c.mu.Unlock()
+	if fresh {
+		c.sink.metrics.wedged.WithLabelValues(c.name).Inc()
+		c.sink.tel.Log.Error("a commit does not come back, though its time is over; the process ends if it stays away",
+			"table", c.name, "began", begun, "until", begun.Add(3*c.sink.cfg.Timeout), "stack", stream.Stacks(tableLabel, c.name))
+	}
+	if hangs && took > 3*c.sink.cfg.Timeout {
+		return fmt.Errorf("a commit to table %s did not come back within three times lake.timeout, though its context ended; the process gives its partitions up", c.name)
+	}
+	return nil
 }
 
 // Ready says whether what is read enters the tables: the error names those that take nothing, and why.

@@ -32,7 +32,7 @@ func Default() Config {
 		Read:       60 * time.Second,
 		Write:      90 * time.Second,
 		Idle:       2 * time.Minute,
-		Drain:      10 * time.Second,
+		Drain:      5 * time.Second,
 	}
 }
 

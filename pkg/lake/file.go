@@ -45,7 +45,12 @@ type fileWriter struct {
 	mem    scratch
 }
 
-func newFileWriter(fs iceio.WriteFileIO, path string, l *layout, sorted []string) (*fileWriter, error) {
+// creator is where files are made.
+type creator interface {
+	Create(name string) (iceio.FileWriter, error)
+}
+
+func newFileWriter(fs creator, path string, l *layout, sorted []string) (*fileWriter, error) {
 	out, err := fs.Create(path)
 	if err != nil {
 		return nil, fmt.Errorf("creating data file %s: %w", path, err)

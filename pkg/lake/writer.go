@@ -83,24 +83,31 @@ func (w *Writer) Prepare(ctx context.Context, t *schema.Type) error {
 	return err
 }
 
-// Add holds records of one type. It keeps the records. After an error the writer is only good for Discard.
+// Add holds records of one type. It keeps the records. After an error, among them a *PanicError, the writer is only good
+// for Discard.
 func (w *Writer) Add(ctx context.Context, t *schema.Type, records []codec.Record) error {
 	l, p, err := w.table.prepare(ctx, t)
 	if err != nil {
 		return err
 	}
 	if l != w.layout {
-		if err := w.finishFiles(); err != nil {
+		if err := w.guarded(nil, w.finishFiles); err != nil {
 			return err
 		}
 		w.layout = l
 	}
+	rows := make([]row, len(records))
 	for i := range records {
-		if err := w.add(row{rec: records[i], plan: p}); err != nil {
-			return err
-		}
+		rows[i] = row{rec: records[i], plan: p}
 	}
-	return nil
+	return w.guarded(rows, func() error {
+		for i := range rows {
+			if err := w.add(rows[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func (w *Writer) add(r row) error {
@@ -197,7 +204,7 @@ func (w *Writer) finishFiles() error {
 
 // Finish writes what is held, closes the files, makes them durable and describes them for a commit.
 func (w *Writer) Finish() ([]iceberg.DataFile, error) {
-	if err := w.finishFiles(); err != nil {
+	if err := w.guarded(nil, w.finishFiles); err != nil {
 		return nil, err
 	}
 	return w.done, nil

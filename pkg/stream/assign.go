@@ -69,10 +69,20 @@ type position struct {
 	problem    string
 }
 
-// locate finds where partitions of a topic start, and waits while Kafka or the Keeper do not answer.
-func (c *Consumer) locate(ctx context.Context, topic string, keys []ledger.Key, committed func(int32) (int64, bool)) (map[ledger.Key]position, error) {
+// lost is where reading begins after records that were deleted before they were read; 0 where there are none.
+func (p position) lost() int64 {
+	if p.from > p.next {
+		return p.from
+	}
+	return 0
+}
+
+// locate finds where partitions of a topic start, and waits while Kafka or the Keeper do not answer. reached is how far
+// it is known that they are done with: for a Keeper's that does not count, but tells what comes again.
+func (c *Consumer) locate(ctx context.Context, topic string, keys []ledger.Key, reached func(int32) (int64, bool)) (map[ledger.Key]position, error) {
 	var found map[ledger.Key]position
 	halted := &StoppedError{}
+	committed := reached
 	err := c.persist(ctx, "finding where to start", func(ctx context.Context) error {
 		if c.keeper != nil {
 			partitions := make([]int32, len(keys))
@@ -116,7 +126,24 @@ func (c *Consumer) locate(ctx context.Context, topic string, keys []ledger.Key, 
 		}
 		return nil
 	})
+	if err == nil && c.keeper != nil {
+		c.known(found, reached)
+	}
 	return found, err
+}
+
+// known counts the offsets that a Keeper has already and that the group would give it again: what was committed to the
+// destination before a stop, or by another, and not to Kafka.
+func (c *Consumer) known(found map[ledger.Key]position, reached func(int32) (int64, bool)) {
+	for k, pos := range found {
+		from := pos.start
+		if at, ok := reached(k.Partition); ok {
+			from = max(from, at)
+		}
+		if pos.problem == "" && pos.next > from {
+			c.metrics.redelivered.WithLabelValues(k.Topic).Add(float64(pos.next - from))
+		}
+	}
 }
 
 func (c *Consumer) bounds(ctx context.Context, topic string) (starts, ends kadm.ListedOffsets, err error) {
@@ -176,7 +203,7 @@ func (c *Consumer) enlist(claim ledger.Claim, pos position) {
 	c.mu.Lock()
 	old := c.parts[k]
 	p.state = stateRunning
-	p.polled, p.start, p.end = pos.next, pos.start, pos.end
+	p.polled, p.start, p.end, p.lost = pos.next, pos.start, pos.end, pos.lost()
 	c.parts[k] = p
 	c.mu.Unlock()
 	if old != nil {

@@ -17,21 +17,26 @@ const aloneTries = 3
 // not be reported so. For a Keeper it means no more than any other error.
 var ErrBatch = errors.New("some record of the batch is refused, and the destination does not say which")
 
-// panicError is a panic of the sink.
+// panicError is a panic of the sink or the decoder.
 type panicError struct {
-	value string
-	stack []byte
+	who, value string
+	stack      []byte
 }
 
-func newPanicError(value any) *panicError {
-	return &panicError{value: bounded(fmt.Sprint(value), 300), stack: debug.Stack()}
+func newPanicError(who string, value any) *panicError {
+	return &panicError{who: who, value: bounded(fmt.Sprint(value), 300), stack: debug.Stack()}
+}
+
+// Panicked makes the error of a panic that a sink caught itself, as where it found out which record it comes of.
+func Panicked(value string, stack []byte) error {
+	return &panicError{who: "sink", value: bounded(value, 300), stack: stack}
 }
 
 func (e *panicError) Error() string {
-	return fmt.Sprintf("the sink panicked: %s\n%.1600s", e.value, e.stack)
+	return fmt.Sprintf("the %s panicked: %s\n%.1600s", e.who, e.value, e.stack)
 }
 
-// isPanic says whether the sink panicked.
+// isPanic says whether the sink or the decoder panicked.
 func isPanic(err error) bool {
 	var p *panicError
 	return errors.As(err, &p)

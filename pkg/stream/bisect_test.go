@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // boom is a sink's bug.
@@ -201,16 +204,17 @@ func TestSinkThatPanicsAtEveryRecord(t *testing.T) {
 		w.cfg.Batch.Records, w.cfg.Retry.Bugs = 30, 100
 		w.produce(0, 0, 3000)
 		writes := 0
-		broken := true
-		m := w.join(w.badAt(&writes, func() error { return boom("nil map") }, func(int) bool { return broken }))
+		made := func() int { w.sink.mu.Lock(); defer w.sink.mu.Unlock(); return writes }
+		var repaired atomic.Bool
+		m := w.join(w.badAt(&writes, func() error { return boom("nil map") }, func(int) bool { return !repaired.Load() }))
 		time.Sleep(time.Hour)
 		early := len(w.letters())
 		if early == 0 || early > 100 {
 			t.Errorf("%d dead letters of a sink that panics at every record, want 100 at most", early)
 		}
-		before := writes
+		before := made()
 		time.Sleep(time.Hour)
-		if n := writes - before; n < 50 || n > 1000 {
+		if n := made() - before; n < 50 || n > 1000 {
 			t.Errorf("%d probes in an hour", n)
 		}
 		err := m.Ready()
@@ -223,7 +227,7 @@ func TestSinkThatPanicsAtEveryRecord(t *testing.T) {
 		if !strings.Contains(w.logs.String(), "the sink panics at every record") {
 			t.Error("it was not logged")
 		}
-		broken = false
+		repaired.Store(true)
 		w.until("the lag is 0", func() bool { return w.lag() == 0 })
 		if err := m.Ready(); err != nil {
 			t.Errorf("Ready after it was repaired: %v", err)
@@ -331,6 +335,66 @@ func TestRefusalsAndOrderInASplitBatch(t *testing.T) {
 		w.stop(m)
 		if letters := w.letters(); len(letters) != 2 || letters["0/2"] == nil || letters["0/8"] == nil {
 			t.Errorf("dead letters %v, want those of 0/2 and 0/8", letters)
+		}
+	})
+}
+
+// A record that the decoder panics at is a dead letter like one that the sink panics at: in the process, it would end it,
+// and every process that reads the partition after it.
+func TestRecordThatTheDecoderPanicsAt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 100)
+		tries := map[int64]int{}
+		w.decoder.hook = func(r *kgo.Record) {
+			if tries[r.Offset]++; r.Offset == 42 || r.Offset == 43 || r.Offset == 60 && tries[60] < 3 {
+				_ = boom("index out of range")
+			}
+		}
+		m := w.join(w.sink)
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		w.stop(m)
+		letters := w.letters()
+		for _, id := range []string{"0/42", "0/43"} {
+			h := letters[id]
+			if h["millrace.class"] != "bug" || h["millrace.reason"] != "panic" || h["millrace.attempts"] != "3" ||
+				!strings.Contains(h["millrace.error"], "the decoder panicked: index out of range") || !strings.Contains(h["millrace.error"], "bisect_test.go") {
+				t.Errorf("the dead letter of %s has headers %v", id, h)
+			}
+		}
+		if n := w.sink.len(); n != 98 || len(letters) != 2 || tries[42] != 3 {
+			t.Errorf("%d records are stored and %d are dead letters, after %d tries; want 98, 2 and 3", n, len(letters), tries[42])
+		}
+		if n := m.metric("sink_panics_total"); n != 8 {
+			t.Errorf("%v panics counted, want 8", n)
+		}
+	})
+}
+
+// A decoder that panics at whatever it gets makes few dead letters, is not ready, and goes on where it was once it works.
+func TestDecoderThatPanicsAtEveryRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cfg.Retry.Bugs = 20
+		w.produce(0, 0, 500)
+		w.decoder.hook = func(*kgo.Record) { _ = boom("nil map") }
+		m := w.join(w.sink)
+		time.Sleep(time.Hour)
+		err := m.Ready()
+		if err == nil || !strings.Contains(err.Error(), "the decoder panicked at the last 21 records") || !strings.Contains(err.Error(), "nil map") {
+			t.Errorf("Ready is %v, want that the decoder panics", err)
+		}
+		if n := len(w.letters()); n != 20 {
+			t.Errorf("%d dead letters of a decoder that panics at every record, want 20", n)
+		}
+		w.decoder.set(func(d *fakeDecoder) { d.hook = nil })
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		if err := m.Ready(); err != nil {
+			t.Errorf("Ready after it was repaired: %v", err)
+		}
+		w.stop(m)
+		if n, letters := w.sink.len(), len(w.letters()); n != 480 || letters != 20 {
+			t.Errorf("%d records are stored and %d are dead letters, want 480 and 20", n, letters)
 		}
 	})
 }

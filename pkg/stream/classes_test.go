@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,7 +23,7 @@ func TestClassify(t *testing.T) {
 		{fmt.Errorf("decoding: %w", &codec.BadRecord{Reason: "malformed"}), ClassRecord},
 		{fmt.Errorf("status 429: %w", ErrThrottle), ClassThrottle},
 		{fmt.Errorf("writing: %w", ErrBatch), ClassBug},
-		{newPanicError("no such field"), ClassBug},
+		{newPanicError("sink", "no such field"), ClassBug},
 		{errors.New("connection refused"), ClassOutage},
 		{errors.New("401 Unauthorized"), ClassOutage},
 		{errors.New("400 Bad Request: validation_exception"), ClassOutage},
@@ -91,12 +92,13 @@ func TestWhatAScatterTells(t *testing.T) {
 		w := newWorld(t)
 		w.produce(0, 0, 10)
 		limiter := NewLimiter(2)
-		busy, writes := true, 0
+		var idle atomic.Bool
+		var writes atomic.Int32
 		m := w.join(sinkFunc(func(ctx context.Context, b Batch, done func(error)) error {
-			writes++
+			writes.Add(1)
 			s := NewScatter(limiter, b, done)
 			s.Go(ctx, func() error {
-				if busy {
+				if !idle.Load() {
 					return fmt.Errorf("429: %w", ErrThrottle)
 				}
 				s.Repeated(3)
@@ -108,14 +110,14 @@ func TestWhatAScatterTells(t *testing.T) {
 		}))
 		w.until("it is throttled", func() bool { s := m.Status(); return len(s) > 0 && s[0].State == "waiting: throttled" })
 		time.Sleep(5 * time.Second)
-		busy = false
+		idle.Store(true)
 		w.until("the lag is 0", func() bool { return w.lag() == 0 })
 		if s := m.Status()[0].State; s != stateRunning {
 			t.Errorf("state %q after it", s)
 		}
 		w.stop(m)
-		if n := m.retries(ClassThrottle); n < 3 || writes != 1 {
-			t.Errorf("%v retries are counted in %d writes", n, writes)
+		if n := m.retries(ClassThrottle); n < 3 || writes.Load() != 1 {
+			t.Errorf("%v retries are counted in %d writes", n, writes.Load())
 		}
 		if n := m.metric("redelivered_records_total"); n != 4 {
 			t.Errorf("%v redelivered records are counted, want 4", n)

@@ -97,6 +97,9 @@ func (c *Consumer) check(req *kmsg.OffsetCommitRequest, positions map[ledger.Key
 			if !ok || !c.ledger.Current(pos) {
 				return errStale
 			}
+			if pos.Mark.Time == 0 {
+				continue // what was there is not known any more
+			}
 			meta := "t=" + strconv.FormatInt(pos.Mark.Time, 10)
 			partition.Metadata = &meta
 		}

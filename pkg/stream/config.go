@@ -50,7 +50,7 @@ func Default() Config {
 		InFlight: 4,
 		Commit:   time.Second,
 		Session:  30 * time.Second,
-		Drain:    20 * time.Second,
+		Drain:    15 * time.Second,
 		Stall:    2 * time.Minute,
 		Wedge:    30 * time.Second,
 		Retry:    Retry{Min: 100 * time.Millisecond, Max: 30 * time.Second, Attempt: 30 * time.Second, Breaker: 5, Bugs: 100},

@@ -21,7 +21,7 @@ const (
 // Reasons that the runtime gives itself; a *codec.BadRecord brings its own.
 const (
 	reasonRefused = "refused" // the destination refuses the record's content
-	reasonPanic   = "panic"   // the sink panics at it
+	reasonPanic   = "panic"   // the sink or the decoder panics at it
 )
 
 // ReasonOversized is the reason of a batch of Kafka that decompresses past the bound. Nobody can say what is in it without
@@ -49,16 +49,23 @@ type letter struct {
 	attempts    int
 }
 
-// badLetter makes the letter of a record that cannot be decoded; nil where the error is not the record's fault.
+// badLetter makes the letter of a record that cannot be decoded or that the decoder panics at; nil where the error is not
+// the record's fault.
 func badLetter(r *kgo.Record, destination string, err error) *letter {
 	var bad *codec.BadRecord
-	if !errors.As(err, &bad) {
-		return nil
+	switch {
+	case errors.As(err, &bad):
+		return &letter{
+			record: r, offsets: 1, destination: destination, class: ClassRecord, reason: bad.Reason, err: bad.Err,
+			first: time.Now(), attempts: 1,
+		}
+	case isPanic(err):
+		return &letter{
+			record: r, offsets: 1, destination: destination, class: ClassBug, reason: reasonPanic, err: err,
+			first: time.Now(), attempts: aloneTries,
+		}
 	}
-	return &letter{
-		record: r, offsets: 1, destination: destination, class: ClassRecord, reason: bad.Reason, err: bad.Err,
-		first: time.Now(), attempts: 1,
-	}
+	return nil
 }
 
 // refused makes the letters of records that the destination named.

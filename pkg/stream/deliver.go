@@ -12,6 +12,7 @@ import (
 	"github.com/failsafe-go/failsafe-go/retrypolicy"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/failpoint"
 )
 
@@ -46,26 +47,40 @@ func (c *Consumer) backoff(failures int) time.Duration {
 	return time.Millisecond + rand.N(bound) //nolint:gosec // jitter needs no secrecy
 }
 
+// forever makes a policy that tries again whatever again says, until ctx ends.
+func (c *Consumer) forever(ctx context.Context, again func(error) bool, scheduled func(failsafe.ExecutionScheduledEvent[any])) retrypolicy.RetryPolicy[any] {
+	return retrypolicy.NewBuilder[any]().
+		HandleIf(func(_ any, err error) bool { return again(err) }).
+		AbortIf(func(any, error) bool { return ctx.Err() != nil }).
+		WithMaxRetries(-1).
+		WithDelayFunc(func(e failsafe.ExecutionAttempt[any]) time.Duration { return c.backoff(e.Attempts()) }).
+		OnRetryScheduled(scheduled).
+		Build()
+}
+
 // persist tries until f succeeds or ctx ends, which is its only error.
 func (c *Consumer) persist(ctx context.Context, what string, f func(context.Context) error) error {
-	for failures := 1; ; failures++ {
-		attempt, cancel := context.WithTimeout(ctx, c.cfg.Retry.Attempt)
-		err := f(attempt)
-		cancel()
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		c.metrics.retries.WithLabelValues(what, string(Classify(err))).Inc()
+	retry := c.forever(ctx, func(err error) bool { return err != nil }, func(e failsafe.ExecutionScheduledEvent[any]) {
+		c.metrics.retries.WithLabelValues(what, string(Classify(e.LastError()))).Inc()
 		if c.quiet.allow(what) {
-			c.tel.Log.Warn("waiting and trying again", "what", what, "failures", failures, "err", err)
+			c.tel.Log.Warn("waiting and trying again", "what", what, "failures", e.Attempts(), "err", e.LastError())
 		}
-		if err := sleep(ctx, c.backoff(failures)); err != nil {
-			return err
-		}
+	})
+	succeeded := false
+	err := failsafe.With(retry).WithContext(ctx).Run(func() error {
+		attempt, cancel := context.WithTimeout(ctx, c.cfg.Retry.Attempt)
+		defer cancel()
+		err := f(attempt)
+		succeeded = err == nil
+		return err
+	})
+	if succeeded { // also where ctx has ended meanwhile
+		return nil
 	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err // not reached
 }
 
 // pause sleeps, and says whether ctx goes on.
@@ -143,6 +158,14 @@ func (d *delivery) run(ctx context.Context) {
 	if size == 0 || d.c.keeper != nil {
 		err = d.send(ctx, b.Batch)
 	}
+	var partial *PartialError
+	for d.c.keeper != nil && errors.As(err, &partial) { // before it has them: its commit is past their offsets
+		if d.c.bury(ctx, d.refused(partial)) != nil {
+			return
+		}
+		d.leaveOut(partial)
+		err = d.send(ctx, b.Batch)
+	}
 	if class, _ := failed(err); d.c.keeper == nil && (size > 0 || class == ClassBug) {
 		if size == 0 {
 			size = len(b.Records) / 2
@@ -157,15 +180,25 @@ func (d *delivery) run(ctx context.Context) {
 	d.conclude(ctx, err)
 }
 
+// leaveOut takes records that are dead letters out of the batch.
+func (d *delivery) leaveOut(partial *PartialError) {
+	b := d.batch
+	kept := make([]codec.Record, 0, len(b.Records))
+	for i := range b.Records {
+		r := &b.Records[i]
+		if partial.Failed[i] == nil {
+			kept = append(kept, *r)
+			continue
+		}
+		b.Dead++
+		b.Bytes -= len(r.Source.Key) + len(r.Source.Value)
+	}
+	b.Records = kept
+}
+
 // send writes b, which is the batch or a part of it, until the destination is no longer out.
 func (d *delivery) send(ctx context.Context, b Batch) error {
-	retry := retrypolicy.NewBuilder[any]().
-		HandleIf(func(_ any, err error) bool { return d.c.again(err) }).
-		AbortIf(func(any, error) bool { return ctx.Err() != nil }).
-		WithMaxRetries(-1).
-		WithDelayFunc(func(e failsafe.ExecutionAttempt[any]) time.Duration { return d.c.backoff(e.Attempts()) }).
-		OnRetryScheduled(func(e failsafe.ExecutionScheduledEvent[any]) { d.retrying(e) }).
-		Build()
+	retry := d.c.forever(ctx, d.c.again, d.retrying)
 	err := failsafe.With(retry, d.c.breakers[d.key.Topic]).WithContext(ctx).Run(func() error { return d.attempt(ctx, b) })
 	if class, bad := failed(err); d.c.keeper == nil && (!bad || class == ClassRecord) {
 		d.unbroken()
@@ -302,7 +335,7 @@ func (d *delivery) late(b Batch) {
 func (d *delivery) call(ctx context.Context, b Batch, done func(error)) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = newPanicError(r)
+			err = newPanicError("sink", r)
 		}
 	}()
 	failpoint.Hit("sink.write")

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -9,7 +10,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace/millrace/pkg/schema"
 )
@@ -142,19 +146,26 @@ func (k *memKeeper) run(every time.Duration) *memKeeper {
 }
 
 func TestKeeperStartsFromItsOwnOffset(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.produce(0, 0, 100)
-		tb := newTable()
-		tb.next[0] = 30
-		w.commitAt(w.cluster.Client(t), 0, 90) // what the group says does not count
-		m := w.join(newMemKeeper(t, tb).run(time.Minute))
-		w.until("the group's commit follows", func() bool { return w.cluster.Committed(t, group, topic)[0] == 100 })
-		if rows, doubles := tb.total(); rows != 70 || doubles != 0 {
-			t.Errorf("%d rows and %d doubles, want 70 and none", rows, doubles)
-		}
-		w.stop(m)
-	})
+	for committed, redelivered := range map[int64]float64{90: 0, 30: 0, 20: 10, -1: 30} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.produce(0, 0, 100)
+			tb := newTable()
+			tb.next[0] = 30
+			if committed >= 0 { // what the group says does not count, but for what it would give again
+				w.commitAt(w.cluster.Client(t), 0, committed)
+			}
+			m := w.join(newMemKeeper(t, tb).run(time.Minute))
+			w.until("the group's commit follows", func() bool { return w.cluster.Committed(t, group, topic)[0] == 100 })
+			if rows, doubles := tb.total(); rows != 70 || doubles != 0 {
+				t.Errorf("%d rows and %d doubles, want 70 and none", rows, doubles)
+			}
+			w.stop(m)
+			if n := m.metric("redelivered_records_total"); n != redelivered {
+				t.Errorf("committed at %d: %v redelivered records are counted, want %v", committed, n, redelivered)
+			}
+		})
+	}
 }
 
 // What a Keeper holds until its next commit must not stop the fetch, however little memory there is.
@@ -213,6 +224,9 @@ func TestKeeperSeeksWhenItsOffsetIsStale(t *testing.T) {
 		}
 		if n := m.metric("reseeks_total"); n != 1 {
 			t.Errorf("%v reseeks, want 1", n)
+		}
+		if n := m.metric("redelivered_records_total"); n != 20 {
+			t.Errorf("%v redelivered records are counted, want the other writer's 20", n)
 		}
 		w.stop(m)
 	})
@@ -288,4 +302,52 @@ func TestKeeperSeesRangesWithoutRecords(t *testing.T) {
 		tb.mu.Unlock()
 		w.stop(m)
 	})
+}
+
+// What a Keeper refuses before it has it is a dead letter first, and then the batch comes again without it: its commit is
+// past the offset.
+func TestKeeperRefusesRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 30)
+		tb := newTable()
+		k := &refusingKeeper{newMemKeeper(t, tb).run(5 * time.Second)}
+		fault := w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic + ".dlq", Err: kerr.NotEnoughReplicas, Count: -1})
+		m := w.join(k)
+		time.Sleep(10 * time.Minute)
+		if rows, _ := tb.total(); rows != 0 || w.lag() != 30 {
+			t.Errorf("%d rows are stored of a batch whose dead letters are not, lag %d", rows, w.lag())
+		}
+		fault.Remove()
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		w.stop(m)
+		letters := w.letters()
+		for id, class := range map[string]string{"0/3": "record", "0/5": "bug", "0/25": "record"} {
+			if letters[id]["millrace.class"] != class {
+				t.Errorf("the dead letter of %s has headers %v, want class %s", id, letters[id], class)
+			}
+		}
+		if rows, doubles := tb.total(); rows != 27 || doubles != 0 || len(letters) != 3 {
+			t.Errorf("%d rows, %d doubles, %d dead letters; want 27, none and 3", rows, doubles, len(letters))
+		}
+	})
+}
+
+// refusingKeeper finds fault with some records.
+type refusingKeeper struct{ *memKeeper }
+
+func (k *refusingKeeper) Write(ctx context.Context, b Batch, done func(error)) error {
+	failed := map[int]error{}
+	for i := range b.Records {
+		switch b.Records[i].Values[schema.ID].String() {
+		case "0/3", "0/25":
+			failed[i] = errors.New("it is odd")
+		case "0/5":
+			failed[i] = Panicked("five", []byte("keeper_test.go"))
+		}
+	}
+	if len(failed) > 0 {
+		return &PartialError{Failed: failed}
+	}
+	return k.memKeeper.Write(ctx, b, done)
 }

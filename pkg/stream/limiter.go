@@ -8,7 +8,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go"
 	"github.com/failsafe-go/failsafe-go/adaptivelimiter"
+	"github.com/failsafe-go/failsafe-go/retrypolicy"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -107,22 +109,45 @@ func (l *Limiter) leave() { <-l.slots }
 // run tries a request until it is not turned away, or ctx ends, and says each time that it was. It is called with a slot.
 func (l *Limiter) run(ctx context.Context, request func() error, throttled func(error)) error {
 	begun := time.Now()
-	waits := 0 // since the destination took a part
-	for tries := 1; ; tries++ {
+	tries, waits := 0, 0 // waits since the destination took a part
+	var last error       // for which it was turned away
+	try := func() error {
 		err := l.try(ctx, request)
-		if Classify(err) != ClassThrottle {
-			return err
+		tries++
+		if Classify(err) == ClassThrottle {
+			last = err
+			throttled(err)
+			if errors.Is(err, ErrThrottlePart) {
+				waits = 0
+			}
 		}
-		throttled(err)
-		if errors.Is(err, ErrThrottlePart) {
-			waits = 0
-		}
-		bound := min(throttleMax, throttleMin<<min(waits, 10))
-		waits++
-		if sleep(ctx, bound/2+rand.N(bound/2)) != nil { //nolint:gosec // jitter needs no secrecy
-			return fmt.Errorf("turned away %d times in %v: %w", tries, time.Since(begun).Round(time.Millisecond), err)
-		}
+		return err
 	}
+	err := try()
+	if last == nil { // as nearly always
+		return err
+	}
+	retry := retrypolicy.NewBuilder[any]().
+		HandleIf(func(_ any, err error) bool { return Classify(err) == ClassThrottle }).
+		WithMaxRetries(-1).
+		WithDelayFunc(func(failsafe.ExecutionAttempt[any]) time.Duration {
+			bound := min(throttleMax, throttleMin<<min(waits, 10))
+			waits++
+			return bound/2 + rand.N(bound/2) //nolint:gosec // jitter needs no secrecy
+		}).
+		Build()
+	made := true                                                 // the first try was, above
+	_ = failsafe.With(retry).WithContext(ctx).Run(func() error { // its own error is that of the last try, or that ctx ended
+		if !made {
+			err = try()
+		}
+		made = false
+		return err
+	})
+	if err != nil && ctx.Err() != nil { // what was wrong is that it was turned away, whatever the end of its time struck
+		return fmt.Errorf("turned away in %d tries within %v: %w", tries, time.Since(begun).Round(time.Millisecond), last)
+	}
+	return err
 }
 
 func (l *Limiter) try(ctx context.Context, request func() error) error {

@@ -46,10 +46,11 @@ type part struct {
 	// Under Consumer.mu.
 	state    string
 	queue    []*kgo.Record
-	skips    []skip // between records of the queue, or after them
-	polled   int64  // one past the last offset taken from the client
-	start    int64  // of the log
-	end      int64  // of what may be read, as of the last fetch
+	passed   []passed // between records of the queue, or after them
+	lost     int64    // what is below and not in the queue was deleted before it was read; 0 is nothing
+	polled   int64    // one past the last offset taken from the client
+	start    int64    // of the log
+	end      int64    // of what may be read, as of the last fetch
 	heads    []head
 	opened   time.Time // append time of the first record of the batch being filled
 	progress time.Time // of the durable prefix, or of what a Keeper accepted
@@ -63,8 +64,8 @@ type part struct {
 	stuck    *call  // of the decoder, if it has not moved since
 }
 
-// skip is a batch of Kafka that cannot be read: its offsets are from first up to next.
-type skip struct {
+// passed is a batch of Kafka that cannot be read: its offsets are from first up to next.
+type passed struct {
 	first, next int64
 	epoch       int32
 }
@@ -114,7 +115,7 @@ func (p *part) launch() {
 func (p *part) halt() {
 	p.c.mu.Lock()
 	cancel := p.cancel
-	p.queue, p.skips = nil, nil
+	p.queue, p.passed = nil, nil
 	p.c.mu.Unlock()
 	cancel()
 	p.c.budget.leave(p)
@@ -179,11 +180,11 @@ func (p *part) accept(f *kgo.FetchPartition) {
 }
 
 // pass puts a batch that cannot be read where its records would have been in the queue, and says whether it is wanted.
-func (p *part) pass(s skip) bool {
+func (p *part) pass(s passed) bool {
 	p.c.mu.Lock()
 	ok := p.state == stateRunning && p.polled < s.next
 	if ok {
-		p.skips = append(p.skips, s)
+		p.passed = append(p.passed, s)
 		p.polled = s.next
 	}
 	p.c.mu.Unlock()
@@ -193,6 +194,7 @@ func (p *part) pass(s skip) bool {
 	return ok
 }
 
+// wake has the decoding goroutine look at the queue.
 func (p *part) wake() {
 	select {
 	case p.notify <- struct{}{}:
@@ -200,12 +202,12 @@ func (p *part) wake() {
 	}
 }
 
-func (p *part) take() ([]*kgo.Record, []skip) {
+func (p *part) take() (records []*kgo.Record, passed []passed, lost int64) {
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
-	q, s := p.queue, p.skips
-	p.queue, p.skips = nil, nil
-	return q, s
+	records, passed, lost = p.queue, p.passed, p.lost
+	p.queue, p.passed, p.lost = nil, nil, 0
+	return records, passed, lost
 }
 
 // sizeOf is what a record costs in memory, nearly.
@@ -223,8 +225,8 @@ func (p *part) decode(ctx context.Context) {
 	d := decoding{part: p, decoder: p.c.deps.Decoder(p.typ.Name), age: time.NewTimer(time.Hour)}
 	d.age.Stop()
 	for {
-		records, skips := p.take()
-		if records == nil && skips == nil {
+		records, passed, lost := p.take()
+		if records == nil && passed == nil && lost == 0 {
 			select {
 			case <-p.notify:
 			case <-d.age.C:
@@ -235,16 +237,19 @@ func (p *part) decode(ctx context.Context) {
 			continue
 		}
 		for _, r := range records {
-			for ; len(skips) > 0 && skips[0].next <= r.Offset; skips = skips[1:] {
-				d.pass(ctx, skips[0])
+			for ; len(passed) > 0 && passed[0].next <= r.Offset; passed = passed[1:] {
+				d.pass(ctx, passed[0])
 			}
 			if ctx.Err() != nil {
 				return
 			}
 			d.add(ctx, r)
 		}
-		for _, s := range skips {
+		for _, s := range passed {
 			d.pass(ctx, s)
+		}
+		if lost > d.next {
+			d.skip(ctx, lost)
 		}
 	}
 }
@@ -255,6 +260,7 @@ type decoding struct {
 	decoder Decoder
 	batch   *batch
 	age     *time.Timer
+	panics  int   // records in a row that the decoder panicked at
 	full    int   // bytes of a batch: two must fit the partition's share, or it would wait for their age
 	next    int64 // records below were seen; a client that was set back may give them again
 }
@@ -282,7 +288,7 @@ func (d *decoding) add(ctx context.Context, r *kgo.Record) {
 }
 
 // pass makes one dead letter of a batch that cannot be read. Its content is where it was, in the topic.
-func (d *decoding) pass(ctx context.Context, s skip) {
+func (d *decoding) pass(ctx context.Context, s passed) {
 	if s.next <= d.next {
 		return
 	}
@@ -304,7 +310,7 @@ func (d *decoding) put(ctx context.Context, r *kgo.Record, next int64, size int,
 		d.cut(ctx)
 	}
 	if d.batch == nil {
-		d.open(r)
+		d.open(r.Timestamp)
 	}
 	b := d.batch
 	b.held += size
@@ -324,11 +330,24 @@ func (d *decoding) put(ctx context.Context, r *kgo.Record, next int64, size int,
 	}
 }
 
-// decodeOne waits while the registry is out: the record is not to blame. What was decoded before it goes on.
+// decodeOne waits while the registry is out: the record is not to blame. What was decoded before it goes on. A record
+// that the decoder panics at is to blame if it does so each time, but not for as many in a row as only a defect explains.
 func (d *decoding) decodeOne(ctx context.Context, r *kgo.Record) (codec.Record, error) {
 	record, err := d.try(ctx, r)
-	if err == nil || isBad(err) {
+	for alone := 1; isPanic(err) && alone < aloneTries; alone++ {
+		record, err = d.try(ctx, r)
+	}
+	switch {
+	case err == nil, isBad(err):
+		d.panics = 0
 		return record, err
+	case isPanic(err):
+		if d.panics++; d.panics <= d.c.cfg.Retry.Bugs {
+			return record, err
+		}
+		d.setBroken(fmt.Sprintf("the decoder panicked at the last %d records; no more dead letters are made: repair it, "+
+			"or raise stream.retry.bugs where the records are to blame: %.300v", d.panics, err))
+		defer d.setBroken("")
 	}
 	d.cut(ctx)
 	d.setWaiting("decoding")
@@ -345,9 +364,15 @@ func (d *decoding) decodeOne(ctx context.Context, r *kgo.Record) (codec.Record, 
 	return record, errors.Join(err, bad)
 }
 
-func (d *decoding) try(ctx context.Context, r *kgo.Record) (codec.Record, error) {
+func (d *decoding) try(ctx context.Context, r *kgo.Record) (record codec.Record, err error) {
 	d.step.Add(1)
 	defer d.step.Add(1)
+	defer func() {
+		if p := recover(); p != nil {
+			err = newPanicError("decoder", p)
+			d.c.metrics.panics.Inc()
+		}
+	}()
 	return d.decoder.Decode(ctx, r)
 }
 
@@ -356,15 +381,25 @@ func isBad(err error) bool {
 	return errors.As(err, &bad)
 }
 
-func (d *decoding) open(r *kgo.Record) {
+// skip ends a batch at an offset up to which there is nothing any more. That must be committed, also if nothing comes
+// after it: whoever started at the old position would count the same records as lost again.
+func (d *decoding) skip(ctx context.Context, next int64) {
+	if d.batch == nil {
+		d.open(time.Now())
+	}
+	d.next, d.batch.Next = next, next
+	d.cut(ctx)
+}
+
+func (d *decoding) open(first time.Time) {
 	d.batch = &batch{
 		Batch: Batch{Topic: d.key.Topic, Partition: d.key.Partition, Type: d.typ},
-		claim: d.claim, begun: time.Now(), first: r.Timestamp,
+		claim: d.claim, begun: time.Now(), first: first, mark: ledger.Mark{LeaderEpoch: -1},
 	}
 	d.full = min(int(d.c.cfg.Batch.Bytes), d.c.budget.sharePerPart()/2)
 	d.age.Reset(d.c.cfg.Batch.Age)
 	d.c.mu.Lock()
-	d.opened = r.Timestamp
+	d.opened = first
 	d.c.mu.Unlock()
 }
 
@@ -393,6 +428,12 @@ func (d *decoding) cut(ctx context.Context) {
 	case d.out <- b:
 	case <-ctx.Done():
 	}
+}
+
+func (p *part) setBroken(why string) {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	p.broken = why
 }
 
 func (p *part) setWaiting(what string) {

@@ -166,7 +166,7 @@ func (c *Consumer) outOfRange(p *part) {
 // oversized passes over a batch that decompresses past the bound, as a bomb does: the client reads no further by itself.
 // It is a dead letter as a whole, since nobody knows what is in it.
 func (c *Consumer) oversized(p *part, e *kgo.ErrDecompressTooLarge) {
-	if !p.pass(skip{first: e.Offset, next: e.NextOffset, epoch: e.Epoch}) {
+	if !p.pass(passed{first: e.Offset, next: e.NextOffset, epoch: e.Epoch}) {
 		return
 	}
 	c.tel.Log.Error("a batch decompresses past the bound; it becomes a dead letter without its content, and reading goes on after it",
@@ -195,6 +195,7 @@ func (c *Consumer) restart(p *part, cause error) {
 		return
 	}
 	p.state = stateSeeking
+	durable, _, _ := c.ledger.Durable(p.claim)
 	if c.keeper != nil {
 		c.ledger.Revoke(p.claim)
 	}
@@ -215,7 +216,7 @@ func (c *Consumer) restart(p *part, cause error) {
 		}
 		s := seek{part: p, anew: true}
 		if c.keeper != nil {
-			found, err := c.locate(ctx, p.key.Topic, []ledger.Key{p.key}, nil)
+			found, err := c.locate(ctx, p.key.Topic, []ledger.Key{p.key}, func(int32) (int64, bool) { return durable, true })
 			if err != nil {
 				return
 			}
@@ -260,8 +261,9 @@ func (c *Consumer) applySeeks() {
 			c.enlist(claim, s.pos)
 		default:
 			c.mu.Lock()
-			s.part.state = stateRunning
+			s.part.state, s.part.lost = stateRunning, s.pos.lost()
 			c.mu.Unlock()
+			s.part.wake()
 		}
 		c.client.SetOffsets(map[string]map[int32]kgo.EpochOffset{k.Topic: {k.Partition: {Epoch: -1, Offset: s.pos.from}}})
 		if !s.anew && !c.budget.isPaused(s.part) {

@@ -233,35 +233,83 @@ func TestExpiredRecordsAreCounted(t *testing.T) {
 	})
 }
 
+// Where retention took all that was left, nothing comes after it by which the position could move on: it moves all the
+// same, or the same records would be counted as lost at each start.
+func TestALossIsCountedOnce(t *testing.T) {
+	for name, keeper := range map[string]bool{"sink": false, "keeper": true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.produce(0, 0, 60)
+			if err := w.cluster.DeleteRecords(topic, 0, 60); err != nil {
+				t.Fatal(err)
+			}
+			w.commitAt(w.cluster.Client(t), 0, 10)
+			tb := newTable()
+			tb.next[0] = 10
+			expired := 0.0
+			for range 3 {
+				var sink Sink = w.sink
+				if keeper {
+					sink = newMemKeeper(t, tb).run(time.Second)
+				}
+				m := w.join(sink)
+				time.Sleep(time.Minute)
+				w.stop(m)
+				expired += m.metric("expired_records_total")
+			}
+			if expired != 50 {
+				t.Errorf("%s: %v expired records counted over three starts, want 50", name, expired)
+			}
+			if got := w.cluster.Committed(t, group, topic)[0]; got != 60 {
+				t.Errorf("%s: committed %d, want the log's start at 60", name, got)
+			}
+			// And what comes then is none of them.
+			w.produce(0, 60, 5)
+			var sink Sink = w.sink
+			if keeper {
+				sink = newMemKeeper(t, tb).run(time.Second)
+			}
+			m := w.join(sink)
+			w.until("the lag is 0", func() bool { return w.lag() == 0 })
+			w.stop(m)
+			if rows, doubles := tb.total(); !keeper && w.sink.len() != 5 || keeper && (rows != 5 || doubles != 0) {
+				t.Errorf("%s: %d stored in the sink, %d rows", name, w.sink.len(), rows)
+			}
+		})
+	}
+}
+
 // Retention can also overtake a consumer that reads: what it holds in memory is still written.
 func TestExpiryWhileReading(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.cfg.Memory, w.cfg.Batch.Bytes = 1<<20, 64<<10
-		value := strings.Repeat("x", 2000)
-		records := make([]*kgo.Record, 5000)
-		for i := range records {
-			records[i] = &kgo.Record{Topic: topic, Value: fmt.Appendf(nil, "0/%d %s", i, value)}
-		}
-		w.cluster.Produce(t, records...)
-		w.sink.set(func(s *memSink) { s.fail = func(Batch) error { return errors.New("down") } })
-		m := w.join(w.sink)
-		time.Sleep(time.Minute)
-		fetched := m.Status()[0].Fetched
-		if fetched >= 4000 || fetched < 100 {
-			t.Fatalf("fetched up to %d, want a part", fetched)
-		}
-		if err := w.cluster.DeleteRecords(topic, 0, 4500); err != nil {
-			t.Fatal(err)
-		}
-		w.sink.set(func(s *memSink) { s.fail = nil })
-		w.until("the lag is 0", func() bool { return w.lag() == 0 })
-		w.stop(m)
-		expired := int64(m.metric("expired_records_total"))
-		if got := int64(w.sink.len()); got+expired != 5000 || expired != 4500-fetched {
-			t.Errorf("%d stored and %d expired, want %d and %d", got, expired, 500+fetched, 4500-fetched)
-		}
-	})
+	for _, start := range []int64{4500, 5000} { // of the log, after it was cut; its end is 5000
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.cfg.Memory, w.cfg.Batch.Bytes = 1<<20, 64<<10
+			value := strings.Repeat("x", 2000)
+			records := make([]*kgo.Record, 5000)
+			for i := range records {
+				records[i] = &kgo.Record{Topic: topic, Value: fmt.Appendf(nil, "0/%d %s", i, value)}
+			}
+			w.cluster.Produce(t, records...)
+			w.sink.set(func(s *memSink) { s.fail = func(Batch) error { return errors.New("down") } })
+			m := w.join(w.sink)
+			time.Sleep(time.Minute)
+			fetched := m.Status()[0].Fetched
+			if fetched >= 4000 || fetched < 100 {
+				t.Fatalf("fetched up to %d, want a part", fetched)
+			}
+			if err := w.cluster.DeleteRecords(topic, 0, start); err != nil {
+				t.Fatal(err)
+			}
+			w.sink.set(func(s *memSink) { s.fail = nil })
+			w.until("all is committed", func() bool { return w.cluster.Committed(t, group, topic)[0] == 5000 })
+			w.stop(m)
+			expired := int64(m.metric("expired_records_total"))
+			if got := int64(w.sink.len()); got+expired != 5000 || expired != start-fetched {
+				t.Errorf("cut at %d: %d stored and %d expired, want %d and %d", start, got, expired, 5000-start+fetched, start-fetched)
+			}
+		})
+	}
 }
 
 func TestCommitBeyondTheEndStops(t *testing.T) {
@@ -326,9 +374,7 @@ func TestTopicMadeAnewIsReadFromItsStart(t *testing.T) {
 		w.until("the new topic is read", func() bool { return w.sink.len() == 90 && w.lag() == 0 })
 		w.want(30, 30, 30)
 		for i, m := range members {
-			if err := m.Ready(); err != nil {
-				t.Errorf("afterwards member %d is not ready: %v", i, err)
-			}
+			w.until(fmt.Sprintf("member %d is ready afterwards", i), func() bool { return m.Ready() == nil })
 			if n := m.metric("poll_errors_total"); n > 1000 {
 				t.Errorf("%v poll errors: the loop runs hot", n)
 			}

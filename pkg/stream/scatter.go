@@ -60,7 +60,7 @@ func (s *Scatter) throttled(err error) {
 func guarded(request func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = newPanicError(r)
+			err = newPanicError("sink", r)
 		}
 	}()
 	return request()

@@ -79,6 +79,30 @@ func TestScatter(t *testing.T) {
 	})
 }
 
+// Where the time is over while a request is tried once more, it is still that it was turned away which is wrong.
+func TestScatterKeepsThatItWasTurnedAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		var result error
+		s := stream.NewScatter(stream.NewLimiter(4), stream.Batch{}, func(err error) { result = err })
+		tries := 0
+		s.Go(ctx, func() error {
+			if tries++; tries < 3 {
+				return stream.ErrThrottle
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		s.Close()
+		time.Sleep(40 * time.Second)
+		synctest.Wait()
+		if class := stream.Classify(result); class != stream.ClassThrottle {
+			t.Errorf("done got %v, of class %s", result, class)
+		}
+	})
+}
+
 // A request that is turned away comes again by itself; when the context ends first, that it was turned away is kept.
 func TestScatterTriesAgainWhatIsTurnedAway(t *testing.T) {
 	turnedAway := fmt.Errorf("status 429: %w", stream.ErrThrottle)
@@ -104,6 +128,7 @@ func TestScatterTriesAgainWhatIsTurnedAway(t *testing.T) {
 			s.Go(ctx, func() error { others++; return nil })
 			s.Close()
 			time.Sleep(40 * time.Second)
+			synctest.Wait()
 			if !errors.Is(result, c.want) || others != 1 || tries < 6 || tries > 40 {
 				t.Errorf("%s: done got %v after %d tries; the other request was made %d times", name, result, tries, others)
 			}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -20,6 +21,69 @@ import (
 	"github.com/millrace/millrace/pkg/telemetry"
 )
 
+// onKafka is a topic of a type of its own on the real Kafka, with dead letters.
+type onKafka struct {
+	name string // of the type and of its consumer
+	typ  *schema.Type
+	opts []kgo.Opt
+	cl   *kgo.Client
+	adm  *kadm.Client
+}
+
+func newOnKafka(t *testing.T, servers servertest.Servers, partitions int32) *onKafka {
+	t.Helper()
+	conf := kafka.Default()
+	conf.Brokers = servers.Kafka
+	opts, err := conf.Opts(telemetry.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := servertest.Name(t)
+	k := &onKafka{name: name, typ: &schema.Type{Name: name, Fields: make([]schema.Field, 2)}, opts: opts}
+	if k.cl, err = kgo.NewClient(append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()))...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.cl.Close)
+	k.adm = kadm.NewClient(k.cl)
+	stamp := "LogAppendTime"
+	for topic, partitions := range map[string]int32{k.typ.TopicName(): partitions, k.typ.DLQName(): 1} {
+		if _, err := k.adm.CreateTopic(t.Context(), partitions, 1, map[string]*string{"message.timestamp.type": &stamp}, topic); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		_, err := k.adm.DeleteTopics(ctx, k.typ.TopicName(), k.typ.DLQName())
+		_, err2 := k.adm.DeleteGroups(ctx, Group(name))
+		if err := errors.Join(err, err2); err != nil {
+			t.Logf("cleaning up: %v", err)
+		}
+	})
+	return k
+}
+
+// join starts a member over a sink.
+func (k *onKafka) join(t *testing.T, cfg Config, sink Sink) (c *Consumer, stop func()) {
+	t.Helper()
+	c, err := New(cfg, k.name, sink, Deps{
+		Kafka: k.opts, Decoder: func(string) Decoder { return &fakeDecoder{typ: k.typ} }, Types: []*schema.Type{k.typ},
+		Telemetry: telemetry.Set{Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Metrics: prometheus.NewRegistry()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	return c, func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+}
+
 // The runtime on the real Kafka: members come, go and die over a topic with a transaction at its end; everything is
 // stored, the lag returns to 0, and the commits bear the append time.
 func TestOnRealKafka(t *testing.T) {
@@ -27,36 +91,8 @@ func TestOnRealKafka(t *testing.T) {
 	if !ok {
 		return
 	}
-	conf := kafka.Default()
-	conf.Brokers = servers.Kafka
-	opts, err := conf.Opts(telemetry.Discard())
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := "stream" + strconv.FormatInt(time.Now().UnixNano(), 36)
-	typ := &schema.Type{Name: name, Fields: make([]schema.Field, 2)}
-	cl, err := kgo.NewClient(append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cl.Close)
-	adm := kadm.NewClient(cl)
-	stamp := "LogAppendTime"
-	for topic, partitions := range map[string]int32{typ.TopicName(): 6, typ.DLQName(): 1} {
-		if _, err := adm.CreateTopic(t.Context(), partitions, 1, map[string]*string{"message.timestamp.type": &stamp}, topic); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		defer cancel()
-		_, err := adm.DeleteTopics(ctx, typ.TopicName(), typ.DLQName())
-		_, err2 := adm.DeleteGroups(ctx, Group(name))
-		if err := errors.Join(err, err2); err != nil {
-			t.Logf("cleaning up: %v", err)
-		}
-	})
-
+	k := newOnKafka(t, servers, 6)
+	typ, cl, adm := k.typ, k.cl, k.adm
 	const each = 3000
 	var records []*kgo.Record
 	for p := range int32(6) {
@@ -68,38 +104,20 @@ func TestOnRealKafka(t *testing.T) {
 	if err := cl.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
-	endInTransaction(t, opts, typ.TopicName(), each)
+	endInTransaction(t, k.opts, typ.TopicName(), each)
 
 	sink := newMemSink()
 	sink.delay = 20 * time.Millisecond
 	cfg := Default()
 	cfg.Batch.Records, cfg.Drain = 100, 5*time.Second
-	join := func() (stop func()) {
-		c, err := New(cfg, name, sink, Deps{
-			Kafka: opts, Decoder: func(string) Decoder { return &fakeDecoder{typ: typ} }, Types: []*schema.Type{typ},
-			Telemetry: telemetry.Set{Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Metrics: prometheus.NewRegistry()},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- c.Run(ctx) }()
-		return func() {
-			cancel()
-			if err := <-done; err != nil {
-				t.Errorf("Run: %v", err)
-			}
-		}
-	}
-	a := join()
+	_, a := k.join(t, cfg, sink)
 	soon(t, "the first member has begun", func() bool { return sink.len() > 500 })
-	b := join()
+	_, b := k.join(t, cfg, sink)
 	soon(t, "both are at it", func() bool { return sink.len() > 3000 })
 	a()
 	soon(t, "all is stored", func() bool { return sink.len() == 6*each+1 })
 	lag := func() (sum int64) {
-		rows, err := kafka.Lag(t.Context(), cl, []string{Group(name)}, []string{typ.TopicName()}, 5*time.Second, time.Now)
+		rows, err := kafka.Lag(t.Context(), cl, []string{Group(k.name)}, []string{typ.TopicName()}, 5*time.Second, time.Now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,7 +128,7 @@ func TestOnRealKafka(t *testing.T) {
 	}
 	soon(t, "the lag is 0", func() bool { return lag() == 0 })
 	b()
-	offsets, err := adm.FetchOffsets(t.Context(), Group(name))
+	offsets, err := adm.FetchOffsets(t.Context(), Group(k.name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,4 +177,72 @@ func soon(t *testing.T, what string, ok func() bool) {
 		}
 	}
 	t.Fatalf("in two minutes it was not seen that %s", what)
+}
+
+// One member, then four, then two under load on the real Kafka. What a change costs each partition is printed; that
+// nothing is lost or doubled, and that what stays is never given up, must hold on any day.
+func TestScaleOutAndInOnRealKafka(t *testing.T) {
+	servers, ok := servertest.Require(t)
+	if !ok {
+		return
+	}
+	k := newOnKafka(t, servers, scalePartitions)
+	s := newScaling(t, k.typ, k.name, func() []kgo.Opt { return k.opts }, t.Output())
+	s.run(soon)
+}
+
+// What was deleted before it was read is counted exactly, once, however often the consumer is started.
+func TestLossIsCountedOnRealKafka(t *testing.T) {
+	servers, ok := servertest.Require(t)
+	if !ok {
+		return
+	}
+	k := newOnKafka(t, servers, 1)
+	topic := k.typ.TopicName()
+	produce := func(from, n int) {
+		t.Helper()
+		records := make([]*kgo.Record, n)
+		for i := range records {
+			records[i] = &kgo.Record{Topic: topic, Value: fmt.Appendf(nil, "0/%d", from+i)}
+		}
+		if err := k.cl.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	committed := func() int64 {
+		offsets, err := k.adm.FetchOffsets(t.Context(), Group(k.name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, _ := offsets.Lookup(topic, 0)
+		return o.At
+	}
+	sink := newMemSink()
+	lost := 0.0
+	run := func(until int64) {
+		t.Helper()
+		c, stop := k.join(t, Default(), sink)
+		soon(t, fmt.Sprintf("%d is committed", until), func() bool { return committed() == until })
+		stop()
+		var counted dto.Metric
+		if err := c.metrics.expired.WithLabelValues(topic).Write(&counted); err != nil {
+			t.Fatal(err)
+		}
+		lost += counted.GetCounter().GetValue()
+	}
+	produce(0, 10)
+	run(10)
+	produce(10, 90)
+	var deleted kadm.Offsets
+	deleted.AddOffset(topic, 0, 100, -1)
+	if _, err := k.adm.DeleteRecords(t.Context(), deleted); err != nil {
+		t.Fatal(err)
+	}
+	run(100)
+	run(100)
+	produce(100, 5)
+	run(105)
+	if lost != 90 || sink.len() != 15 {
+		t.Errorf("%v records are counted as lost and %d are stored, want 90 and 15", lost, sink.len())
+	}
 }

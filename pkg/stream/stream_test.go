@@ -149,6 +149,22 @@ func TestLateAcknowledgementAfterRevokeIsVoid(t *testing.T) {
 	})
 }
 
+// A lost partition may be another member's by now: also what is durable of it is not committed.
+func TestWhatIsLostIsNotCommitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cfg.Commit = time.Hour
+		w.produce(0, 0, 10)
+		m := w.join(w.sink)
+		w.until("it is durable", func() bool { s := m.Status(); return len(s) == 3 && s[0].Applied == 10 })
+		m.lost(map[string][]int32{topic: {0}})
+		w.stop(m)
+		if got := w.cluster.Committed(t, group, topic)[0]; got != 0 {
+			t.Errorf("committed %d of a partition that was lost", got)
+		}
+	})
+}
+
 // keeperFunc is a Keeper without a table.
 type keeperFunc struct{ sinkFunc }
 

@@ -143,16 +143,24 @@ func (c *Consumer) labels(k ledger.Key) pprof.LabelSet {
 
 // stack gives the goroutines of a partition; without one, those of the calls for several.
 func (c *Consumer) stack(k ledger.Key) string {
+	return Stacks("consumer", c.name, "topic", k.Topic, "partition", strconv.Itoa(int(k.Partition)))
+}
+
+// Stacks says, for the log, where the goroutines are that bear these labels of pprof, each a key and a value.
+func Stacks(labels ...string) string {
 	var all bytes.Buffer
 	if err := pprof.Lookup("goroutine").WriteTo(&all, 1); err != nil {
 		return err.Error()
 	}
-	want := fmt.Sprintf(`{"consumer":%q, "partition":"%d", "topic":%q}`, c.name, k.Partition, k.Topic)
 	var out strings.Builder
+blocks:
 	for block := range strings.SplitSeq(all.String(), "\n\n") {
-		if strings.Contains(block, want) {
-			out.WriteString(block + "\n\n")
+		for i := 0; i+1 < len(labels); i += 2 {
+			if !strings.Contains(block, fmt.Sprintf("%q:%q", labels[i], labels[i+1])) {
+				continue blocks
+			}
 		}
+		out.WriteString(block + "\n\n")
 	}
 	return bounded(strings.TrimSpace(out.String()), maxStack)
 }

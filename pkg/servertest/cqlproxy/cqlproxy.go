@@ -23,6 +23,14 @@ type Faults struct {
 	// Unavailable and Overloaded are the shares of writes that are not passed on, and are answered so.
 	Unavailable float64
 	Overloaded  float64
+	// Answer is the error that every write is answered with, and none is passed on.
+	Answer *Answer
+}
+
+// Answer is an error of the native protocol.
+type Answer struct {
+	Code    uint32
+	Message string
 }
 
 // Counts is what a Proxy has done.
@@ -51,8 +59,8 @@ const (
 	headBytes          = 9
 	maxFrame           = 256 << 20 // of the protocol
 
-	codeUnavailable, codeOverloaded, codeWriteTimeout = 0x1000, 0x1001, 0x1100
-	localQuorum                                       = 0x0006
+	codeUnavailable, codeOverloaded, codeWriteTimeout, codeWriteFailure = 0x1000, 0x1001, 0x1100, 0x1500
+	localQuorum                                                         = 0x0006
 
 	dialTimeout = 10 * time.Second
 )
@@ -179,14 +187,14 @@ func (l *link) requests() error {
 		}
 		if f[4] == opExecute || f[4] == opBatch {
 			stream := [2]byte(f[2:4])
-			switch code := l.proxy.decide(); code {
-			case 0:
-			case codeWriteTimeout:
+			switch a := l.proxy.decide(); {
+			case a == nil:
+			case a.late:
 				l.mu.Lock()
 				l.late[stream] = true
 				l.mu.Unlock()
 			default:
-				if err := l.answer(failure(stream, code)); err != nil {
+				if err := l.answer(failure(stream, a.Answer)); err != nil {
 					return err
 				}
 				continue
@@ -210,7 +218,7 @@ func (l *link) answers() error {
 		delete(l.late, stream)
 		l.mu.Unlock()
 		if late {
-			f = failure(stream, codeWriteTimeout)
+			f = failure(stream, lateAnswer)
 		}
 		if err := l.answer(f); err != nil {
 			return err
@@ -225,47 +233,63 @@ func (l *link) answer(f []byte) error {
 	return err
 }
 
-// decide gives the code of the error that a write is answered with; 0 is none.
-func (p *Proxy) decide() uint32 {
+// A decision is how a write is answered; late is after it was passed on.
+type decision struct {
+	Answer
+	late bool
+}
+
+var (
+	lateAnswer        = Answer{codeWriteTimeout, "Operation timed out - received only 1 responses."}
+	unavailableAnswer = Answer{codeUnavailable, "Cannot achieve consistency level LOCAL_QUORUM"}
+	overloadedAnswer  = Answer{codeOverloaded, "Server is overloaded"}
+)
+
+// decide gives the error that a write is answered with, if any.
+func (p *Proxy) decide() *decision {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.counts.Writes++
 	x := p.rnd.Float64()
 	switch f := p.faults; {
+	case f.Answer != nil:
+		return &decision{Answer: *f.Answer}
 	case x < f.TimeOut:
 		p.counts.TimedOut++
-		return codeWriteTimeout
+		return &decision{lateAnswer, true}
 	case x < f.TimeOut+f.Unavailable:
 		p.counts.Unavailable++
-		return codeUnavailable
+		return &decision{Answer: unavailableAnswer}
 	case x < f.TimeOut+f.Unavailable+f.Overloaded:
 		p.counts.Overloaded++
-		return codeOverloaded
+		return &decision{Answer: overloadedAnswer}
 	}
-	return 0
+	return nil
 }
 
-// failure makes the frame of an error.
-func failure(stream [2]byte, code uint32) []byte {
-	body := binary.BigEndian.AppendUint32(nil, code)
+// failure makes the frame of an error. Some have more than a code and a message.
+func failure(stream [2]byte, a Answer) []byte {
+	body := binary.BigEndian.AppendUint32(nil, a.Code)
 	text := func(s string) {
 		body = binary.BigEndian.AppendUint16(body, uint16(len(s)))
 		body = append(body, s...)
 	}
-	switch code {
-	case codeWriteTimeout:
-		text("Operation timed out - received only 1 responses.")
+	numbers := func(of ...uint32) {
 		body = binary.BigEndian.AppendUint16(body, localQuorum)
-		body = binary.BigEndian.AppendUint32(body, 1)
-		body = binary.BigEndian.AppendUint32(body, 2)
-		text("SIMPLE")
+		for _, n := range of {
+			body = binary.BigEndian.AppendUint32(body, n)
+		}
+	}
+	text(a.Message)
+	switch a.Code {
 	case codeUnavailable:
-		text("Cannot achieve consistency level LOCAL_QUORUM")
-		body = binary.BigEndian.AppendUint16(body, localQuorum)
-		body = binary.BigEndian.AppendUint32(body, 2)
-		body = binary.BigEndian.AppendUint32(body, 1)
-	default:
-		text("Server is overloaded")
+		numbers(2, 1) // replicas wanted, and alive
+	case codeWriteTimeout:
+		numbers(1, 2) // replicas that answered, of those wanted
+		text("SIMPLE")
+	case codeWriteFailure:
+		numbers(1, 2, 1) // and that failed
+		text("SIMPLE")
 	}
 	f := []byte{version | 0x80, 0, stream[0], stream[1], opError}
 	f = binary.BigEndian.AppendUint32(f, uint32(len(body)))
