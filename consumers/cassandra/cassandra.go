@@ -33,6 +33,7 @@ type Store struct {
 	reads  chan struct{}
 	tables tables
 	sizes  sizes
+	wires  wires
 
 	// Now is the clock that retention goes by. Set it, if at all, before first use.
 	Now func() time.Time

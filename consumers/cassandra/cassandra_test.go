@@ -233,7 +233,7 @@ func TestTimeToLiveOf(t *testing.T) {
 		{0, 0, 0, true},
 		{0, 100 * 365 * 24 * time.Hour, 630720000, true},
 	} {
-		got, ok := timeToLive(now.Add(-c.age).UnixMicro(), c.retention, now)
+		got, ok := timeToLive(now.Add(-c.age).UnixMicro(), c.retention, now.UnixMicro())
 		if got != c.want || ok != c.ok {
 			t.Errorf("age %s, retention %s: %d %t, want %d %t", c.age, c.retention, got, ok, c.want, c.ok)
 		}
@@ -246,7 +246,8 @@ func TestGroups(t *testing.T) {
 	s := offline(t, "127.0.0.1:1")
 	s.cfg.Batch = Batch{Rows: 7, Bytes: 3000}
 	b := maker(typ).Batch(0, 0, 500)
-	w := &write{store: s, batch: b}
+	cql := typ.CQL("k")
+	w := &write{store: s, batch: b, insert: newInsert(typ, &cql)}
 	seen := map[int]bool{}
 	for _, rows := range w.group() {
 		if len(rows) > 7 {
@@ -255,9 +256,8 @@ func TestGroups(t *testing.T) {
 		bytes := 0
 		var first []byte
 		for i := range rows {
-			r := &b.Records[rows[i].record]
-			bytes += rowBytes(r)
-			key := partitionKey(nil, typ, r, &rows[i])
+			bytes += rows[i].size
+			key := (*w.wire)[rows[i].at : rows[i].at+rows[i].key]
 			if first == nil {
 				first = key
 			}
@@ -283,8 +283,8 @@ func TestWarnsOfLargePartitionsOnce(t *testing.T) {
 	s := offline(t, "127.0.0.1:1")
 	s.cfg.PartitionBytes = 1000
 	for range 10 {
-		s.count(typ, []byte("a"), 300)
-		s.count(typ, []byte("b"), 50)
+		s.count(typ, "a", 300)
+		s.count(typ, "b", 50)
 	}
 	if got := value(t, s.m.oversized.WithLabelValues("log")); got != 1 {
 		t.Errorf("%g warnings, want 1", got)
@@ -296,8 +296,11 @@ func TestCells(t *testing.T) {
 	f := func(kind schema.Kind, wire gocql.Type, v codec.Value) {
 		t.Helper()
 		var info gocql.TypeInfo = gocql.NewNativeType(4, wire, "")
-		in := &cell{value: v, kind: kind}
-		data, err := in.MarshalCQL(info)
+		data, err := appendCell([]byte{}, kind, &v)
+		if err == nil {
+			in := &bound{request: &request{wire: data}, n: len(data), want: wireTypes[kind]}
+			data, err = in.MarshalCQL(info)
+		}
 		if err != nil || data == nil {
 			t.Errorf("%s: %v, %v", kind, data, err)
 			return
@@ -340,12 +343,11 @@ func TestCells(t *testing.T) {
 }
 
 func TestCellRefusesAnotherColumn(t *testing.T) {
-	c := &cell{value: codec.LongValue(1), kind: schema.Timestamp}
 	info := gocql.NewNativeType(4, gocql.TypeTimestamp, "")
-	if _, err := c.MarshalCQL(info); err == nil {
+	if _, err := (&bound{request: &request{wire: make([]byte, 8)}, n: 8, want: wireTypes[schema.Timestamp]}).MarshalCQL(info); err == nil {
 		t.Error("a time in microseconds was taken for a column of milliseconds")
 	}
-	if err := c.UnmarshalCQL(info, make([]byte, 8)); err == nil {
+	if err := (&cell{kind: schema.Timestamp}).UnmarshalCQL(info, make([]byte, 8)); err == nil {
 		t.Error("a column of milliseconds was taken for a time in microseconds")
 	}
 }

@@ -2,15 +2,12 @@ package cassandra
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/gocql/gocql"
 
-	"github.com/millrace/millrace/pkg/codec"
-	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -28,16 +25,20 @@ func (s *Store) Write(ctx context.Context, b stream.Batch, done func(error)) err
 		return err
 	}
 	session, err := s.connect(ctx)
-	var t *table
+	var insert *insert
 	if err == nil {
-		t, err = s.ready(ctx, session, b.Type)
+		insert, err = s.ready(ctx, session, b.Type)
 	}
 	if err != nil {
 		s.gate.Leave()
 		s.m.errors.WithLabelValues(kindOf(err)).Inc()
 		return fmt.Errorf("preparing to store type %s: %w", b.Type.Name, err)
 	}
-	w := &write{Scatter: stream.NewScatter(s.limit, b, s.gate.Leaving(done)), store: s, session: session, table: t, batch: b}
+	w := &write{store: s, session: session, insert: insert, batch: b}
+	w.Scatter = stream.NewScatter(s.limit, b, s.gate.Leaving(func(err error) {
+		s.wires.give(w.wire) // no request reads it any more
+		done(err)
+	}))
 	for _, rows := range w.group() {
 		if !w.send(ctx, rows) {
 			break
@@ -52,89 +53,120 @@ type write struct {
 	*stream.Scatter
 	store   *Store
 	session *gocql.Session
-	table   *table
+	insert  *insert
 	batch   stream.Batch
+	wire    *[]byte // all rows, argument by argument, each after its length in four bytes
 }
 
-// A row is one record with what its key is made of besides its fields.
+// A row is one record in the wire form of the insert's arguments.
 type row struct {
 	record int
-	bucket int64 // milliseconds, as a CQL timestamp has it
-	shard  int
-	ttl    int // seconds; 0 is for ever
+	at     int // where it begins in the batch's wire
+	key    int // its first bytes, which are the partition's
+	size   int
 }
 
-// group puts rows of one partition together, up to the bounds of a request. Records past their retention are counted
-// and left out.
+// A partition is what a batch has for one of Cassandra's partitions.
+type partition struct {
+	rows, bytes int
+	next        int // where its next row goes
+}
+
+// group brings all records into wire form, in the order in which they lie in memory, and gives the rows of each request:
+// those of one partition together, up to the bounds of a request. Records past their retention are counted and left out.
 func (w *write) group() [][]row {
 	s, t := w.store, w.batch.Type
-	type open struct{ at, bytes int }
-	groups := make([][]row, 0, 16)
-	byKey := make(map[string]*open)
-	now := s.Now()
+	records := w.batch.Records
+	now := s.Now().UnixMicro()
+	e := encoder{insert: w.insert, typ: t, wire: s.wires.take(w.batch.Bytes + len(records)*(len(w.insert.arguments)+wireOverhead)*lengthBytes)}
+	found := make([]row, 0, len(records))
+	of := make([]int32, 0, len(records)) // the partition of each row that was found
+	var partitions []partition
+	byKey := make(map[string]int32)
 	expired := 0
-	var key []byte
-	for i := range w.batch.Records {
-		r := &w.batch.Records[i]
+	for i := range records {
+		r := &records[i]
 		ttl, ok := timeToLive(r.TimeMicros(), t.Cassandra.Retention, now)
 		if !ok {
 			expired++
 			continue
 		}
-		one := row{record: i, ttl: ttl, bucket: t.Bucket(r.TimeMicros()).UnixMilli(), shard: schema.Shard(t, r.Values)}
-		key = partitionKey(key[:0], t, r, &one)
-		size := rowBytes(r)
-		s.count(t, key, size)
-		o := byKey[string(key)]
-		switch {
-		case o == nil:
-			o = &open{at: len(groups)}
-			byKey[string(key)] = o
-			groups = append(groups, nil)
-		case len(groups[o.at]) >= s.cfg.Batch.Rows || o.bytes+size > int(s.cfg.Batch.Bytes):
-			*o = open{at: len(groups)}
-			groups = append(groups, nil)
+		one, err := e.row(r, ttl)
+		if err != nil {
+			w.refuse(i, "unencodable", err)
+			continue
 		}
-		groups[o.at] = append(groups[o.at], one)
-		o.bytes += size
+		one.record = i
+		key := e.wire[one.at : one.at+one.key]
+		p, known := byKey[string(key)]
+		if !known {
+			p = int32(len(partitions)) //nolint:gosec // no more than records
+			byKey[string(key)] = p
+			partitions = append(partitions, partition{})
+		}
+		partitions[p].rows++
+		partitions[p].bytes += one.size
+		found, of = append(found, one), append(of, p)
 	}
+	w.wire = &e.wire
 	s.m.expired.WithLabelValues(t.Name).Add(float64(expired))
-	return groups
+	for key, p := range byKey {
+		s.count(t, key, partitions[p].bytes)
+	}
+	return w.cut(sorted(found, of, partitions), partitions)
 }
 
-// timeToLive is what remains of the retention since the event's time, in whole seconds, rounded up: a replay a moment
-// later then ends at the same second, or one before. It is false when nothing remains.
-func timeToLive(micros int64, retention time.Duration, now time.Time) (int, bool) {
+// sorted gives the rows partition by partition, each in the order that they had.
+func sorted(found []row, of []int32, partitions []partition) []row {
+	next := 0
+	for i := range partitions {
+		partitions[i].next = next
+		next += partitions[i].rows
+	}
+	rows := make([]row, len(found))
+	for i := range found {
+		p := &partitions[of[i]]
+		rows[p.next] = found[i]
+		p.next++
+	}
+	return rows
+}
+
+// cut gives the rows of each request out of rows that are sorted.
+func (w *write) cut(rows []row, partitions []partition) [][]row {
+	most, bound := w.store.cfg.Batch.Rows, int(w.store.cfg.Batch.Bytes)
+	requests := make([][]row, 0, len(partitions))
+	for _, p := range partitions {
+		mine := rows[p.next-p.rows : p.next : p.next]
+		if p.rows <= most && p.bytes <= bound {
+			requests = append(requests, mine)
+			continue
+		}
+		from, bytes := 0, 0
+		for i := range mine {
+			if i > from && (i-from >= most || bytes+mine[i].size > bound) {
+				requests = append(requests, mine[from:i:i])
+				from, bytes = i, 0
+			}
+			bytes += mine[i].size
+		}
+		requests = append(requests, mine[from:])
+	}
+	return requests
+}
+
+// timeToLive is what remains at now of the retention since the event's time, both in microseconds, in whole seconds,
+// rounded up: a replay a moment later then ends at the same second, or one before. It is false when nothing remains.
+func timeToLive(micros int64, retention time.Duration, now int64) (int, bool) {
 	if retention <= 0 {
 		return 0, true
 	}
-	left := time.UnixMicro(micros).Add(retention).Sub(now)
+	left := micros + retention.Microseconds() - now
 	if left <= 0 {
 		return 0, false // and never a time to live of 0, which is for ever
 	}
-	return int((min(left, maxTTL) + time.Second - 1) / time.Second), true
-}
-
-// partitionKey tells partitions apart within a batch; it is not Cassandra's own form.
-func partitionKey(dst []byte, t *schema.Type, r *codec.Record, one *row) []byte {
-	dst = binary.BigEndian.AppendUint64(dst, uint64(one.bucket)) //nolint:gosec // only the bits matter
-	dst = binary.BigEndian.AppendUint32(dst, uint32(one.shard))  //nolint:gosec // small
-	for _, i := range t.Cassandra.Partition {
-		v := &r.Values[i]
-		dst = binary.AppendUvarint(dst, uint64(len(v.Bytes())))
-		dst = append(dst, v.Bytes()...)
-		dst = binary.BigEndian.AppendUint64(dst, uint64(v.Long())) //nolint:gosec // only the bits matter
-	}
-	return dst
-}
-
-// rowBytes estimates a row's size by that of its record.
-func rowBytes(r *codec.Record) int {
-	size := 48
-	for i := range r.Values {
-		size += len(r.Values[i].Bytes()) + 10
-	}
-	return size
+	const second = int64(time.Second / time.Microsecond)
+	return int((min(left, maxTTL.Microseconds()) + second - 1) / second), true
 }
 
 // send starts a request once there is a slot, and says whether to go on.
@@ -168,9 +200,13 @@ func (w *write) deliver(ctx context.Context, rows []row) error {
 		w.store.forget(ctx, w.batch.Type)
 		return err
 	}
-	w.store.m.refused.WithLabelValues(name, reason).Inc()
-	w.Refuse(rows[0].record, fmt.Errorf("%s: %w", reason, err))
+	w.refuse(rows[0].record, reason, err)
 	return nil
+}
+
+func (w *write) refuse(record int, reason string, err error) {
+	w.store.m.refused.WithLabelValues(w.batch.Type.Name, reason).Inc()
+	w.Refuse(record, fmt.Errorf("%s: %w", reason, err))
 }
 
 // exec makes one request.
@@ -178,17 +214,15 @@ func (w *write) exec(ctx context.Context, rows []row) error {
 	s := w.store
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.Timeout, fmt.Errorf("no answer from Cassandra within %s", s.cfg.Timeout))
 	defer cancel()
-	args := w.bind(rows)
+	q := w.insert.take(*w.wire, rows)
+	defer w.insert.give(q)
 	start := time.Now()
 	var err error
 	if len(rows) == 1 {
-		err = w.session.Query(w.table.cql.Insert, args[0]...).WithContext(ctx).Exec()
+		err = w.session.Query(q.entries[0].Stmt, q.entries[0].Args...).WithContext(ctx).Exec()
 	} else {
 		b := w.session.NewBatch(gocql.UnloggedBatch).WithContext(ctx)
-		b.Entries = make([]gocql.BatchEntry, len(rows))
-		for i := range rows {
-			b.Entries[i] = gocql.BatchEntry{Stmt: w.table.cql.Insert, Args: args[i], Idempotent: true}
-		}
+		b.Entries = q.entries
 		err = w.session.ExecuteBatch(b)
 	}
 	s.m.duration.Observe(time.Since(start).Seconds())
@@ -200,37 +234,3 @@ func (w *write) exec(ctx context.Context, rows []row) error {
 	}
 	return err
 }
-
-// bind gives the arguments of the insert for each row, by position. A null is unset: a null that is bound would be a
-// tombstone.
-func (w *write) bind(rows []row) [][]any {
-	columns, t := w.table.cql.Columns, w.batch.Type
-	width := len(columns) + 2
-	cells := make([]cell, len(rows)*len(columns))
-	flat := make([]any, 0, len(rows)*width)
-	args := make([][]any, len(rows))
-	for i := range rows {
-		r := &w.batch.Records[rows[i].record]
-		start := len(flat)
-		for j, col := range columns {
-			switch {
-			case col.Field == schema.BucketColumn:
-				flat = append(flat, rows[i].bucket)
-			case col.Field == schema.ShardColumn:
-				flat = append(flat, rows[i].shard)
-			case r.Values[col.Field].IsNull():
-				flat = append(flat, gocql.UnsetValue)
-			default:
-				c := &cells[i*len(columns)+j]
-				*c = cell{value: r.Values[col.Field], kind: t.Fields[col.Field].Kind}
-				flat = append(flat, c)
-			}
-		}
-		flat = append(flat, rows[i].ttl, writeTime(r))
-		args[i] = flat[start:len(flat):len(flat)]
-	}
-	return args
-}
-
-// writeTime is the row's write timestamp: the same for every replay, and later for a later record.
-func writeTime(r *codec.Record) int64 { return r.Source.Timestamp.UnixMicro() + r.Source.Offset%1000 }
