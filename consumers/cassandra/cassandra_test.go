@@ -240,41 +240,64 @@ func TestTimeToLiveOf(t *testing.T) {
 	}
 }
 
-// TestGroups: a request holds rows of one partition only and keeps its bounds, and no record is lost or doubled.
-func TestGroups(t *testing.T) {
+// filled gives batches as they are before they are sent.
+func filled(s *Store, batches ...stream.Batch) []*write {
+	var out []*write
+	for _, b := range batches {
+		cql := b.Type.CQL("k")
+		w := &write{store: s, batch: b, insert: newInsert(b.Type, &cql)}
+		w.fill()
+		out = append(out, w)
+	}
+	return out
+}
+
+// TestRequests: a request holds rows of one partition only and keeps its bounds, and no record is lost or doubled, also
+// where batches share requests.
+func TestRequests(t *testing.T) {
 	typ := schematest.Type(t, "log")
 	s := offline(t, "127.0.0.1:1")
-	s.cfg.Batch = Batch{Rows: 7, Bytes: 3000}
-	b := maker(typ).Batch(0, 0, 500)
-	cql := typ.CQL("k")
-	w := &write{store: s, batch: b, insert: newInsert(typ, &cql)}
-	seen := map[int]bool{}
-	for _, rows := range w.group() {
-		if len(rows) > 7 {
-			t.Errorf("%d rows in a request, want 7 at most", len(rows))
+	s.cfg.Batch = Batch{Rows: 7, Bytes: 2000}
+	m := maker(typ)
+	for _, company := range [][]*write{
+		filled(s, m.Batch(0, 0, 500)),
+		filled(s, m.Batch(0, 0, 100), m.Batch(1, 0, 300), m.Batch(2, 7, 107)),
+	} {
+		type record struct {
+			write *write
+			index int32
 		}
-		bytes := 0
-		var first []byte
-		for i := range rows {
-			bytes += rows[i].size
-			key := (*w.wire)[rows[i].at : rows[i].at+rows[i].key]
-			if first == nil {
-				first = key
+		seen := map[record]bool{}
+		shared := false
+		for _, ps := range requests(company) {
+			bytes, rows := 0, 0
+			first := ""
+			for _, p := range ps {
+				shared = shared || p.write != ps[0].write
+				for _, one := range p.rows {
+					rows++
+					bytes += one.size
+					key := p.write.sheet.bundles[one.bundle].key
+					if first == "" {
+						first = key
+					}
+					if key != first || !strings.HasPrefix(string(p.write.sheet.wire[one.at:]), key) {
+						t.Error("a request with rows of two partitions")
+					}
+					if r := (record{p.write, one.record}); seen[r] {
+						t.Errorf("record %d is there twice", one.record)
+					} else {
+						seen[r] = true
+					}
+				}
 			}
-			if string(key) != string(first) {
-				t.Error("a request with rows of two partitions")
+			if rows == 0 || rows > 7 || bytes > 2000 && rows > 1 {
+				t.Errorf("a request has %d rows, %d bytes, want 1 to 7, 2000 bytes at most", rows, bytes)
 			}
-			if seen[rows[i].record] {
-				t.Errorf("record %d is there twice", rows[i].record)
-			}
-			seen[rows[i].record] = true
 		}
-		if bytes > 3000 && len(rows) > 1 {
-			t.Errorf("%d bytes in a request, want 3000 at most", bytes)
+		if len(seen) != 500 || shared != (len(company) > 1) {
+			t.Errorf("%d records in requests, want 500; shared: %t", len(seen), shared)
 		}
-	}
-	if len(seen) != 500 {
-		t.Errorf("%d records in requests, want 500", len(seen))
 	}
 }
 

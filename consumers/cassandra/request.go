@@ -16,7 +16,8 @@ type insert struct {
 	statement string
 	arguments []argument // in the statement's order: the partition's come first
 	key       int        // how many are the partition's
-	idle      sync.Pool  // of *request
+	queue     queue
+	idle      sync.Pool // of *request
 }
 
 // argument is one argument of the insert.
@@ -33,7 +34,7 @@ const (
 )
 
 func newInsert(t *schema.Type, cql *schema.CQL) *insert {
-	n := &insert{statement: cql.Insert, key: len(t.Cassandra.Partition) + 2} // with bucket and shard
+	n := &insert{statement: cql.Insert, key: len(t.Cassandra.Partition) + 2, queue: queue{turn: make(chan struct{}, 1)}} // with bucket and shard
 	for _, c := range cql.Columns {
 		a := argument{field: c.Field}
 		switch c.Field {
@@ -48,7 +49,7 @@ func newInsert(t *schema.Type, cql *schema.CQL) *insert {
 		n.arguments = append(n.arguments, a)
 	}
 	n.arguments = append(n.arguments, argument{field: ttlArgument, wire: gocql.TypeInt}, argument{field: writeTimeArgument, wire: gocql.TypeBigInt})
-	n.idle.New = func() any { return &request{} }
+	n.idle.New = func() any { return &request{wire: []byte{}} } // never nil, or an empty text would be null
 	return n
 }
 
@@ -56,7 +57,7 @@ func newInsert(t *schema.Type, cql *schema.CQL) *insert {
 // used again, since gocql keeps nothing of it once it has answered; its pointers are set once, and from then on only
 // numbers change, which costs the collector nothing.
 type request struct {
-	wire    []byte // of the batch that its rows are of
+	wire    []byte // of its rows, as in their sheets
 	entries []gocql.BatchEntry
 	args    []any // of all entries, one after the other
 	cells   []bound
@@ -85,46 +86,59 @@ func (b *bound) MarshalCQL(info gocql.TypeInfo) ([]byte, error) {
 	return b.request.wire[b.from : b.from+b.n], nil
 }
 
-// take gives a request of rows of one partition, which lie in wire. It goes back by give.
-func (n *insert) take(wire []byte, rows []row) *request {
+// take gives a request of rows of one partition. It goes back by give.
+func (n *insert) take(ps parts) *request {
 	q, _ := n.idle.Get().(*request)
-	if len(rows) > cap(q.entries) {
-		q.grow(n, max(len(rows), 2*cap(q.entries)))
+	rows := ps.count()
+	if rows > cap(q.entries) {
+		q.grow(n, max(rows, 2*cap(q.entries)))
 	}
-	q.wire, q.entries = wire, q.entries[:len(rows)]
-	width := len(n.arguments)
-	key := 0
-	for i := range rows {
-		at, first := rows[i].at, 0
-		if i > 0 { // the partition is the first row's
-			at, first = at+key, n.key
-		}
-		for j := i*width + first; j < (i+1)*width; j++ {
-			size := int(int32(binary.BigEndian.Uint32(wire[at:]))) //nolint:gosec // as it was put there
-			at += lengthBytes
-			c := &q.cells[j]
-			if was := c.n; was != size && (was == unset || size == unset) {
-				q.args[j] = c.argument(size)
+	q.entries, q.wire = q.entries[:rows], q.wire[:0]
+	i, key := 0, 0
+	for _, p := range ps {
+		sheet := p.write.sheet
+		for _, r := range p.rows {
+			at := len(q.wire)
+			q.wire = append(q.wire, sheet.wire[r.at+key:r.at+r.size]...)
+			q.bind(n, i, at)
+			if i == 0 { // the others' partition is the first's
+				key = len(sheet.bundles[r.bundle].key)
 			}
-			c.from, c.n = at, size
-			at += max(0, size)
-		}
-		if i == 0 {
-			key = rows[0].key
+			i++
 		}
 	}
 	return q
 }
 
+// bind points the cells of a row to its wire.
+func (q *request) bind(n *insert, row, at int) {
+	width := len(n.arguments)
+	from := row * width
+	if row > 0 {
+		from += n.key
+	}
+	for j := from; j < (row+1)*width; j++ {
+		size := int(int32(binary.BigEndian.Uint32(q.wire[at:]))) //nolint:gosec // as it was put there
+		at += lengthBytes
+		c := &q.cells[j]
+		if size != c.n && (size == unset || c.n == unset) {
+			q.args[j] = c.argument(size)
+		}
+		c.from, c.n = at, size
+		at += max(0, size)
+	}
+}
+
 func (n *insert) give(q *request) {
-	q.wire = nil
-	n.idle.Put(q)
+	if cap(q.wire) <= maxIdle {
+		n.idle.Put(q)
+	}
 }
 
 // grow makes memory for so many rows.
 func (q *request) grow(n *insert, rows int) {
 	width := len(n.arguments)
-	*q = request{entries: make([]gocql.BatchEntry, rows), args: make([]any, rows*width), cells: make([]bound, rows*width)}
+	*q = request{wire: q.wire, entries: make([]gocql.BatchEntry, rows), args: make([]any, rows*width), cells: make([]bound, rows*width)}
 	for i := range rows {
 		args := q.args[i*width : (i+1)*width : (i+1)*width]
 		q.entries[i] = gocql.BatchEntry{Stmt: n.statement, Args: args, Idempotent: true}

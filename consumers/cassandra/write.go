@@ -24,27 +24,20 @@ func (s *Store) Write(ctx context.Context, b stream.Batch, done func(error)) err
 	if err := s.gate.Enter(); err != nil {
 		return err
 	}
-	session, err := s.connect(ctx)
-	var insert *insert
-	if err == nil {
-		insert, err = s.ready(ctx, session, b.Type)
+	w := &write{store: s, batch: b, done: s.gate.Leaving(done), sent: make(chan struct{})}
+	w.ending = func(do func(error)) func() bool { return context.AfterFunc(ctx, func() { do(context.Cause(ctx)) }) }
+	var err error
+	if w.session, err = s.connect(ctx); err == nil {
+		w.insert, err = s.ready(ctx, w.session, b.Type)
 	}
 	if err != nil {
 		s.gate.Leave()
 		s.m.errors.WithLabelValues(kindOf(err)).Inc()
 		return fmt.Errorf("preparing to store type %s: %w", b.Type.Name, err)
 	}
-	w := &write{store: s, session: session, insert: insert, batch: b}
-	w.Scatter = stream.NewScatter(s.limit, b, s.gate.Leaving(func(err error) {
-		s.wires.give(w.wire) // no request reads it any more
-		done(err)
-	}))
-	for _, rows := range w.group() {
-		if !w.send(ctx, rows) {
-			break
-		}
-	}
-	w.Close()
+	w.scatter(ctx)
+	w.fill()
+	w.insert.queue.send(ctx, w)
 	return nil
 }
 
@@ -55,142 +48,66 @@ type write struct {
 	session *gocql.Session
 	insert  *insert
 	batch   stream.Batch
-	wire    *[]byte // all rows, argument by argument, each after its length in four bytes
+	done    func(error)
+	sheet   *sheet
+	sent    chan struct{}                 // closed when its last request was begun
+	ending  func(func(error)) func() bool // calls the function when the batch's context ends, unless that is taken back
+	leave   func()                        // the company of other batches, if it is in any
 }
 
-// A row is one record in the wire form of the insert's arguments.
-type row struct {
-	record int
-	at     int // where it begins in the batch's wire
-	key    int // its first bytes, which are the partition's
-	size   int
+// scatter begins to count the batch's requests.
+func (w *write) scatter(ctx context.Context) {
+	w.Scatter = stream.NewScatter(w.store.limit, w.batch, func(err error) { w.conclude(ctx, err) })
 }
 
-// A partition is what a batch has for one of Cassandra's partitions.
-type partition struct {
-	rows, bytes int
-	next        int // where its next row goes
-}
-
-// group brings all records into wire form, in the order in which they lie in memory, and gives the rows of each request:
-// those of one partition together, up to the bounds of a request. Records past their retention are counted and left out.
-func (w *write) group() [][]row {
+func (w *write) fill() {
 	s, t := w.store, w.batch.Type
-	records := w.batch.Records
-	now := s.Now().UnixMicro()
-	e := encoder{insert: w.insert, typ: t, wire: s.wires.take(w.batch.Bytes + len(records)*(len(w.insert.arguments)+wireOverhead)*lengthBytes)}
-	found := make([]row, 0, len(records))
-	of := make([]int32, 0, len(records)) // the partition of each row that was found
-	var partitions []partition
-	byKey := make(map[string]int32)
-	expired := 0
-	for i := range records {
-		r := &records[i]
-		ttl, ok := timeToLive(r.TimeMicros(), t.Cassandra.Retention, now)
-		if !ok {
-			expired++
-			continue
-		}
-		one, err := e.row(r, ttl)
-		if err != nil {
-			w.refuse(i, "unencodable", err)
-			continue
-		}
-		one.record = i
-		key := e.wire[one.at : one.at+one.key]
-		p, known := byKey[string(key)]
-		if !known {
-			p = int32(len(partitions)) //nolint:gosec // no more than records
-			byKey[string(key)] = p
-			partitions = append(partitions, partition{})
-		}
-		partitions[p].rows++
-		partitions[p].bytes += one.size
-		found, of = append(found, one), append(of, p)
-	}
-	w.wire = &e.wire
+	w.sheet = s.takeSheet()
+	w.sheet.insert, w.sheet.typ = w.insert, t
+	expired := w.sheet.fill(w.batch.Records, w.batch.Bytes, s.Now(), func(record int, err error) { w.refuse(record, "unencodable", err) })
 	s.m.expired.WithLabelValues(t.Name).Add(float64(expired))
-	for key, p := range byKey {
-		s.count(t, key, partitions[p].bytes)
+	for i := range w.sheet.bundles {
+		s.count(t, w.sheet.bundles[i].key, w.sheet.bundles[i].bytes)
 	}
-	return w.cut(sorted(found, of, partitions), partitions)
 }
 
-// sorted gives the rows partition by partition, each in the order that they had.
-func sorted(found []row, of []int32, partitions []partition) []row {
-	next := 0
-	for i := range partitions {
-		partitions[i].next = next
-		next += partitions[i].rows
-	}
-	rows := make([]row, len(found))
-	for i := range found {
-		p := &partitions[of[i]]
-		rows[p.next] = found[i]
-		p.next++
-	}
-	return rows
-}
-
-// cut gives the rows of each request out of rows that are sorted.
-func (w *write) cut(rows []row, partitions []partition) [][]row {
-	most, bound := w.store.cfg.Batch.Rows, int(w.store.cfg.Batch.Bytes)
-	requests := make([][]row, 0, len(partitions))
-	for _, p := range partitions {
-		mine := rows[p.next-p.rows : p.next : p.next]
-		if p.rows <= most && p.bytes <= bound {
-			requests = append(requests, mine)
-			continue
+// conclude is called when all requests were answered. What came of requests that were shared with other batches says
+// nothing of this one, unless it is success: it then goes again, alone.
+func (w *write) conclude(ctx context.Context, err error) {
+	if leave := w.leave; leave != nil {
+		leave()
+		w.leave = nil
+		var partial *stream.PartialError
+		if err != nil && !errors.As(err, &partial) {
+			w.scatter(ctx)
+			go post(ctx, []*write{w})
+			return
 		}
-		from, bytes := 0, 0
-		for i := range mine {
-			if i > from && (i-from >= most || bytes+mine[i].size > bound) {
-				requests = append(requests, mine[from:i:i])
-				from, bytes = i, 0
-			}
-			bytes += mine[i].size
-		}
-		requests = append(requests, mine[from:])
 	}
-	return requests
-}
-
-// timeToLive is what remains at now of the retention since the event's time, both in microseconds, in whole seconds,
-// rounded up: a replay a moment later then ends at the same second, or one before. It is false when nothing remains.
-func timeToLive(micros int64, retention time.Duration, now int64) (int, bool) {
-	if retention <= 0 {
-		return 0, true
-	}
-	left := micros + retention.Microseconds() - now
-	if left <= 0 {
-		return 0, false // and never a time to live of 0, which is for ever
-	}
-	const second = int64(time.Second / time.Microsecond)
-	return int((min(left, maxTTL.Microseconds()) + second - 1) / second), true
-}
-
-// send starts a request once there is a slot, and says whether to go on.
-func (w *write) send(ctx context.Context, rows []row) bool {
-	return w.Go(ctx, func() error { return w.deliver(ctx, rows) })
+	w.store.giveSheet(w.sheet)
+	w.done(err)
 }
 
 // deliver stores some rows of one partition. If Cassandra finds fault with the request, its rows go one by one, so that
 // the one that is refused takes no other with it.
-func (w *write) deliver(ctx context.Context, rows []row) error {
-	err := w.exec(ctx, rows)
+func (ps parts) deliver(ctx context.Context) error {
+	err := ps.exec(ctx)
+	w := ps[0].write
 	name := w.batch.Type.Name
 	switch {
 	case err == nil:
-		w.store.m.rows.WithLabelValues(name).Add(float64(len(rows)))
+		w.store.m.rows.WithLabelValues(name).Add(float64(ps.count()))
 		return nil
 	case turnedAway(err):
 		return fmt.Errorf("%w: %w", stream.ErrThrottle, err)
 	case !invalid(err):
 		return err
-	case len(rows) > 1:
-		for i := range rows {
-			if err := w.deliver(ctx, rows[i:i+1]); err != nil {
-				return err
+	case ps.count() > 1:
+		for _, p := range ps {
+			for i := range p.rows {
+				if err := (parts{{p.write, p.rows[i : i+1]}}).deliver(ctx); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
@@ -200,7 +117,7 @@ func (w *write) deliver(ctx context.Context, rows []row) error {
 		w.store.forget(ctx, w.batch.Type)
 		return err
 	}
-	w.refuse(rows[0].record, reason, err)
+	w.refuse(int(ps[0].rows[0].record), reason, err)
 	return nil
 }
 
@@ -210,15 +127,16 @@ func (w *write) refuse(record int, reason string, err error) {
 }
 
 // exec makes one request.
-func (w *write) exec(ctx context.Context, rows []row) error {
+func (ps parts) exec(ctx context.Context) error {
+	w := ps[0].write
 	s := w.store
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.Timeout, fmt.Errorf("no answer from Cassandra within %s", s.cfg.Timeout))
 	defer cancel()
-	q := w.insert.take(*w.wire, rows)
+	q := w.insert.take(ps)
 	defer w.insert.give(q)
 	start := time.Now()
 	var err error
-	if len(rows) == 1 {
+	if len(q.entries) == 1 {
 		err = w.session.Query(q.entries[0].Stmt, q.entries[0].Args...).WithContext(ctx).Exec()
 	} else {
 		b := w.session.NewBatch(gocql.UnloggedBatch).WithContext(ctx)
