@@ -35,8 +35,8 @@ func (s *Store) Write(ctx context.Context, b stream.Batch, done func(error)) err
 		s.m.errors.WithLabelValues(kindOf(err)).Inc()
 		return fmt.Errorf("preparing to store type %s: %w", b.Type.Name, err)
 	}
-	w.scatter(ctx)
 	w.fill()
+	w.scatter(ctx)
 	w.insert.queue.send(ctx, w)
 	return nil
 }
@@ -50,21 +50,30 @@ type write struct {
 	batch   stream.Batch
 	done    func(error)
 	sheet   *sheet
+	odd     map[int]error                 // records that have no wire form
 	sent    chan struct{}                 // closed when its last request was begun
 	ending  func(func(error)) func() bool // calls the function when the batch's context ends, unless that is taken back
 	leave   func()                        // the company of other batches, if it is in any
 }
 
-// scatter begins to count the batch's requests.
+// scatter begins to count the batch's requests, anew if it goes again.
 func (w *write) scatter(ctx context.Context) {
 	w.Scatter = stream.NewScatter(w.store.limit, w.batch, func(err error) { w.conclude(ctx, err) })
+	for record, err := range w.odd {
+		w.Refuse(record, err)
+	}
 }
 
 func (w *write) fill() {
 	s, t := w.store, w.batch.Type
 	w.sheet = s.takeSheet()
 	w.sheet.insert, w.sheet.typ = w.insert, t
-	expired := w.sheet.fill(w.batch.Records, w.batch.Bytes, s.Now(), func(record int, err error) { w.refuse(record, "unencodable", err) })
+	expired := w.sheet.fill(w.batch.Records, w.batch.Bytes, s.Now(), func(record int, err error) {
+		if w.odd == nil {
+			w.odd = map[int]error{}
+		}
+		w.odd[record] = w.refused("unencodable", err)
+	})
 	s.m.expired.WithLabelValues(t.Name).Add(float64(expired))
 	for i := range w.sheet.bundles {
 		s.count(t, w.sheet.bundles[i].key, w.sheet.bundles[i].bytes)
@@ -117,13 +126,14 @@ func (ps parts) deliver(ctx context.Context) error {
 		w.store.forget(ctx, w.batch.Type)
 		return err
 	}
-	w.refuse(int(ps[0].rows[0].record), reason, err)
+	w.Refuse(int(ps[0].rows[0].record), w.refused(reason, err))
 	return nil
 }
 
-func (w *write) refuse(record int, reason string, err error) {
+// refused counts a record that can never be stored, and says why.
+func (w *write) refused(reason string, err error) error {
 	w.store.m.refused.WithLabelValues(w.batch.Type.Name, reason).Inc()
-	w.Refuse(record, fmt.Errorf("%s: %w", reason, err))
+	return fmt.Errorf("%s: %w", reason, err)
 }
 
 // exec makes one request.
