@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/millrace/millrace/pkg/provision"
@@ -33,6 +34,7 @@ type Store struct {
 	reads  chan struct{}
 	tables tables
 	sizes  sizes
+	sheets sync.Pool // of *sheet
 
 	// Now is the clock that retention goes by. Set it, if at all, before first use.
 	Now func() time.Time

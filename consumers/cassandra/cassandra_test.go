@@ -233,48 +233,71 @@ func TestTimeToLiveOf(t *testing.T) {
 		{0, 0, 0, true},
 		{0, 100 * 365 * 24 * time.Hour, 630720000, true},
 	} {
-		got, ok := timeToLive(now.Add(-c.age).UnixMicro(), c.retention, now)
+		got, ok := timeToLive(now.Add(-c.age).UnixMicro(), c.retention, now.UnixMicro())
 		if got != c.want || ok != c.ok {
 			t.Errorf("age %s, retention %s: %d %t, want %d %t", c.age, c.retention, got, ok, c.want, c.ok)
 		}
 	}
 }
 
-// TestGroups: a request holds rows of one partition only and keeps its bounds, and no record is lost or doubled.
-func TestGroups(t *testing.T) {
+// filled gives batches as they are before they are sent.
+func filled(s *Store, batches ...stream.Batch) []*write {
+	var out []*write
+	for _, b := range batches {
+		cql := b.Type.CQL("k")
+		w := &write{store: s, batch: b, insert: newInsert(b.Type, &cql)}
+		w.fill()
+		out = append(out, w)
+	}
+	return out
+}
+
+// TestRequests: a request holds rows of one partition only and keeps its bounds, and no record is lost or doubled, also
+// where batches share requests.
+func TestRequests(t *testing.T) {
 	typ := schematest.Type(t, "log")
 	s := offline(t, "127.0.0.1:1")
-	s.cfg.Batch = Batch{Rows: 7, Bytes: 3000}
-	b := maker(typ).Batch(0, 0, 500)
-	w := &write{store: s, batch: b}
-	seen := map[int]bool{}
-	for _, rows := range w.group() {
-		if len(rows) > 7 {
-			t.Errorf("%d rows in a request, want 7 at most", len(rows))
+	s.cfg.Batch = Batch{Rows: 7, Bytes: 2000}
+	m := maker(typ)
+	for _, company := range [][]*write{
+		filled(s, m.Batch(0, 0, 500)),
+		filled(s, m.Batch(0, 0, 100), m.Batch(1, 0, 300), m.Batch(2, 7, 107)),
+	} {
+		type record struct {
+			write *write
+			index int32
 		}
-		bytes := 0
-		var first []byte
-		for i := range rows {
-			r := &b.Records[rows[i].record]
-			bytes += rowBytes(r)
-			key := partitionKey(nil, typ, r, &rows[i])
-			if first == nil {
-				first = key
+		seen := map[record]bool{}
+		shared := false
+		for _, ps := range requests(company) {
+			bytes, rows := 0, 0
+			first := ""
+			for _, p := range ps {
+				shared = shared || p.write != ps[0].write
+				for _, one := range p.rows {
+					rows++
+					bytes += one.size
+					key := p.write.sheet.bundles[one.bundle].key
+					if first == "" {
+						first = key
+					}
+					if key != first || !strings.HasPrefix(string(p.write.sheet.wire[one.at:]), key) {
+						t.Error("a request with rows of two partitions")
+					}
+					if r := (record{p.write, one.record}); seen[r] {
+						t.Errorf("record %d is there twice", one.record)
+					} else {
+						seen[r] = true
+					}
+				}
 			}
-			if string(key) != string(first) {
-				t.Error("a request with rows of two partitions")
+			if rows == 0 || rows > 7 || bytes > 2000 && rows > 1 {
+				t.Errorf("a request has %d rows, %d bytes, want 1 to 7, 2000 bytes at most", rows, bytes)
 			}
-			if seen[rows[i].record] {
-				t.Errorf("record %d is there twice", rows[i].record)
-			}
-			seen[rows[i].record] = true
 		}
-		if bytes > 3000 && len(rows) > 1 {
-			t.Errorf("%d bytes in a request, want 3000 at most", bytes)
+		if len(seen) != 500 || shared != (len(company) > 1) {
+			t.Errorf("%d records in requests, want 500; shared: %t", len(seen), shared)
 		}
-	}
-	if len(seen) != 500 {
-		t.Errorf("%d records in requests, want 500", len(seen))
 	}
 }
 
@@ -283,8 +306,8 @@ func TestWarnsOfLargePartitionsOnce(t *testing.T) {
 	s := offline(t, "127.0.0.1:1")
 	s.cfg.PartitionBytes = 1000
 	for range 10 {
-		s.count(typ, []byte("a"), 300)
-		s.count(typ, []byte("b"), 50)
+		s.count(typ, "a", 300)
+		s.count(typ, "b", 50)
 	}
 	if got := value(t, s.m.oversized.WithLabelValues("log")); got != 1 {
 		t.Errorf("%g warnings, want 1", got)
@@ -296,8 +319,11 @@ func TestCells(t *testing.T) {
 	f := func(kind schema.Kind, wire gocql.Type, v codec.Value) {
 		t.Helper()
 		var info gocql.TypeInfo = gocql.NewNativeType(4, wire, "")
-		in := &cell{value: v, kind: kind}
-		data, err := in.MarshalCQL(info)
+		data, err := appendCell([]byte{}, kind, &v)
+		if err == nil {
+			in := &bound{request: &request{wire: data}, n: len(data), want: wireTypes[kind]}
+			data, err = in.MarshalCQL(info)
+		}
 		if err != nil || data == nil {
 			t.Errorf("%s: %v, %v", kind, data, err)
 			return
@@ -340,12 +366,11 @@ func TestCells(t *testing.T) {
 }
 
 func TestCellRefusesAnotherColumn(t *testing.T) {
-	c := &cell{value: codec.LongValue(1), kind: schema.Timestamp}
 	info := gocql.NewNativeType(4, gocql.TypeTimestamp, "")
-	if _, err := c.MarshalCQL(info); err == nil {
+	if _, err := (&bound{request: &request{wire: make([]byte, 8)}, n: 8, want: wireTypes[schema.Timestamp]}).MarshalCQL(info); err == nil {
 		t.Error("a time in microseconds was taken for a column of milliseconds")
 	}
-	if err := c.UnmarshalCQL(info, make([]byte, 8)); err == nil {
+	if err := (&cell{kind: schema.Timestamp}).UnmarshalCQL(info, make([]byte, 8)); err == nil {
 		t.Error("a column of milliseconds was taken for a time in microseconds")
 	}
 }

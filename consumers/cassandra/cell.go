@@ -2,6 +2,7 @@ package cassandra
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -12,48 +13,38 @@ import (
 	"github.com/millrace/millrace/pkg/schema"
 )
 
-// A cell carries one value to and from gocql without a detour through Go's own types: no map, no string, no time.
-// The column's type comes from the prepared statement, so a table that differs from the schema is an error here and
-// not a changed value.
+// A cell takes one value from gocql without a detour through Go's own types: no map, no string, no time. The column's
+// type comes from the prepared statement, so a table that differs from the schema is an error here and not a changed
+// value.
 type cell struct {
 	value codec.Value
 	kind  schema.Kind
 }
 
-var (
-	_ gocql.Marshaler   = (*cell)(nil)
-	_ gocql.Unmarshaler = (*cell)(nil)
-)
+var _ gocql.Unmarshaler = (*cell)(nil)
 
-// MarshalCQL gives the value as the column's type has it on the wire. A null is never asked for: it is bound as unset.
-func (c *cell) MarshalCQL(info gocql.TypeInfo) ([]byte, error) {
-	if want, ok := wireTypes[c.kind]; !ok || want != info.Type() {
-		return nil, fmt.Errorf("the column is %s, which does not hold the field's type", info)
-	}
-	v := c.value
-	switch c.kind {
+// appendCell adds a value that is not null in the wire form of its column.
+func appendCell(dst []byte, kind schema.Kind, v *codec.Value) ([]byte, error) {
+	switch kind {
 	case schema.Bool:
 		if v.Bool() {
-			return []byte{1}, nil
+			return append(dst, 1), nil
 		}
-		return []byte{0}, nil
+		return append(dst, 0), nil
 	case schema.Int:
-		return binary.BigEndian.AppendUint32(nil, uint32(v.Long())), nil //nolint:gosec // the kind says that it fits
+		return binary.BigEndian.AppendUint32(dst, uint32(v.Long())), nil //nolint:gosec // the kind says that it fits
 	case schema.Long, schema.Timestamp:
-		return binary.BigEndian.AppendUint64(nil, uint64(v.Long())), nil //nolint:gosec // the bits are kept as they are
+		return binary.BigEndian.AppendUint64(dst, uint64(v.Long())), nil //nolint:gosec // the bits are kept as they are
 	case schema.Float:
-		return binary.BigEndian.AppendUint32(nil, math.Float32bits(float32(v.Double()))), nil
+		return binary.BigEndian.AppendUint32(dst, math.Float32bits(float32(v.Double()))), nil
 	case schema.Double:
-		return binary.BigEndian.AppendUint64(nil, math.Float64bits(v.Double())), nil
+		return binary.BigEndian.AppendUint64(dst, math.Float64bits(v.Double())), nil
 	case schema.UUID:
-		return parseUUID(v.Bytes())
+		return appendUUID(dst, v.Bytes())
 	case schema.Map:
-		return appendMap(nil, v), nil
+		return appendMap(dst, v), nil
 	default: // String, Bytes
-		if b := v.Bytes(); b != nil {
-			return b, nil
-		}
-		return []byte{}, nil // nil would be null
+		return append(dst, v.Bytes()...), nil
 	}
 }
 
@@ -116,17 +107,25 @@ var wireSizes = map[schema.Kind]int{
 	schema.Bool: 1, schema.Int: 4, schema.Long: 8, schema.Timestamp: 8, schema.Float: 4, schema.Double: 8, schema.UUID: 16,
 }
 
-func parseUUID(text []byte) ([]byte, error) {
-	u, err := gocql.ParseUUID(string(text))
-	if err != nil {
-		return nil, err
+// appendUUID reads the 36-character form.
+func appendUUID(dst, text []byte) ([]byte, error) {
+	if len(text) != 36 || text[8] != '-' || text[13] != '-' || text[18] != '-' || text[23] != '-' {
+		return nil, errUUID
 	}
-	return u[:], nil
+	for _, part := range [...][2]int{{0, 8}, {9, 13}, {14, 18}, {19, 23}, {24, 36}} {
+		var err error
+		if dst, err = hex.AppendDecode(dst, text[part[0]:part[1]]); err != nil {
+			return nil, errUUID
+		}
+	}
+	return dst, nil
 }
+
+var errUUID = errors.New("not a UUID in its 36-character form")
 
 // appendMap gives a map of texts as protocol 4 has it: a count, then keys and values with their lengths in four bytes.
 // No key comes twice: codec sees to it.
-func appendMap(dst []byte, v codec.Value) []byte {
+func appendMap(dst []byte, v *codec.Value) []byte {
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
 	n := uint32(0)

@@ -20,7 +20,7 @@ type sizes struct {
 }
 
 // add gives a partition's size before and after.
-func (z *sizes) add(typeName string, key []byte, n int) (before, after int64) {
+func (z *sizes) add(typeName, key string, n int) (before, after int64) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	if z.bytes == nil {
@@ -32,7 +32,7 @@ func (z *sizes) add(typeName string, key []byte, n int) (before, after int64) {
 	var h maphash.Hash
 	h.SetSeed(z.seed)
 	_, _ = h.WriteString(typeName) // never fails
-	_, _ = h.Write(key)
+	_, _ = h.WriteString(key)
 	sum := h.Sum64()
 	before = z.bytes[sum]
 	after = before + int64(n)
@@ -41,7 +41,7 @@ func (z *sizes) add(typeName string, key []byte, n int) (before, after int64) {
 }
 
 // count warns once when a partition passes the bound.
-func (s *Store) count(t *schema.Type, key []byte, n int) {
+func (s *Store) count(t *schema.Type, key string, n int) {
 	bound := int64(s.cfg.PartitionBytes)
 	if before, after := s.sizes.add(t.Name, key, n); before < bound && after >= bound {
 		s.m.oversized.WithLabelValues(t.Name).Inc()

@@ -17,17 +17,12 @@ import (
 // another's requests can give up.
 type tables struct {
 	lock  chan struct{} // holds one while a goroutine looks or changes
-	types map[*schema.Type]*table
-}
-
-// table is how one version of a type is written.
-type table struct {
-	cql schema.CQL
+	types map[*schema.Type]*insert
 }
 
 // ready makes sure, once per version of a type, that its table has all of its columns. It adds columns and takes none
 // away: an older process beside a newer one writes fewer columns and changes nothing.
-func (s *Store) ready(ctx context.Context, session *gocql.Session, t *schema.Type) (*table, error) {
+func (s *Store) ready(ctx context.Context, session *gocql.Session, t *schema.Type) (*insert, error) {
 	select {
 	case s.tables.lock <- struct{}{}:
 	case <-ctx.Done():
@@ -37,15 +32,15 @@ func (s *Store) ready(ctx context.Context, session *gocql.Session, t *schema.Typ
 	if known := s.tables.types[t]; known != nil {
 		return known, nil
 	}
-	out := &table{cql: t.CQL(s.cfg.Keyspace)}
+	cql := t.CQL(s.cfg.Keyspace)
 	have, err := s.columns(ctx, session, t.Cassandra.Table)
 	if err != nil {
 		return nil, err
 	}
 	if len(have) == 0 {
-		return nil, fmt.Errorf("table %s does not exist: run `millrace topics apply`", out.cql.Table)
+		return nil, fmt.Errorf("table %s does not exist: run `millrace topics apply`", cql.Table)
 	}
-	statements, err := out.cql.Alter(have)
+	statements, err := cql.Alter(have)
 	if err != nil {
 		return nil, err
 	}
@@ -53,14 +48,15 @@ func (s *Store) ready(ctx context.Context, session *gocql.Session, t *schema.Typ
 		if err := s.execAll(ctx, session, statements); err != nil {
 			return nil, err
 		}
-		added := slices.Sorted(maps.Keys(out.cql.Types()))
+		added := slices.Sorted(maps.Keys(cql.Types()))
 		added = slices.DeleteFunc(added, func(name string) bool { return have[name] != "" })
 		s.m.evolved.WithLabelValues(t.Name).Add(float64(len(statements)))
 		s.log.Info("table has new columns", "type", t.Name, "columns", strings.Join(added, ","))
 	}
 	if s.tables.types == nil {
-		s.tables.types = make(map[*schema.Type]*table)
+		s.tables.types = make(map[*schema.Type]*insert)
 	}
+	out := newInsert(t, &cql)
 	s.tables.types[t] = out
 	return out, nil
 }
@@ -69,7 +65,7 @@ func (s *Store) ready(ctx context.Context, session *gocql.Session, t *schema.Typ
 func (s *Store) forget(ctx context.Context, t *schema.Type) {
 	select {
 	case s.tables.lock <- struct{}{}:
-		maps.DeleteFunc(s.tables.types, func(known *schema.Type, _ *table) bool { return known.Name == t.Name })
+		maps.DeleteFunc(s.tables.types, func(known *schema.Type, _ *insert) bool { return known.Name == t.Name })
 		<-s.tables.lock
 	case <-ctx.Done(): // whoever has the lock looks at this moment
 	}

@@ -78,7 +78,7 @@ func (w *wiretap) serve(client net.Conn) {
 	}
 	defer node.Close()
 	var mu sync.Mutex
-	sent := map[[2]byte]request{} // by stream, until their answer
+	sent := map[[2]byte]asked{} // by stream, until their answer
 	go func() {
 		defer client.Close()
 		for r := bufio.NewReader(node); ; {
@@ -143,11 +143,11 @@ func readFrame(r *bufio.Reader) ([]byte, error) {
 	return f, err
 }
 
-// request is what matters of one.
-type request int
+// asked is what matters of a request.
+type asked int
 
 const (
-	other request = iota
+	other asked = iota
 	preparesInsert
 	isWrite
 )
@@ -168,7 +168,7 @@ func isInsert(statement []byte) bool {
 }
 
 // see notes what a request is.
-func (w *wiretap) see(f []byte) request {
+func (w *wiretap) see(f []byte) asked {
 	body := cursor(f[9:])
 	w.mu.Lock()
 	defer w.mu.Unlock()

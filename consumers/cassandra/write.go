@@ -2,15 +2,12 @@ package cassandra
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/gocql/gocql"
 
-	"github.com/millrace/millrace/pkg/codec"
-	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -27,23 +24,20 @@ func (s *Store) Write(ctx context.Context, b stream.Batch, done func(error)) err
 	if err := s.gate.Enter(); err != nil {
 		return err
 	}
-	session, err := s.connect(ctx)
-	var t *table
-	if err == nil {
-		t, err = s.ready(ctx, session, b.Type)
+	w := &write{store: s, batch: b, done: s.gate.Leaving(done), sent: make(chan struct{})}
+	w.ending = func(do func(error)) func() bool { return context.AfterFunc(ctx, func() { do(context.Cause(ctx)) }) }
+	var err error
+	if w.session, err = s.connect(ctx); err == nil {
+		w.insert, err = s.ready(ctx, w.session, b.Type)
 	}
 	if err != nil {
 		s.gate.Leave()
 		s.m.errors.WithLabelValues(kindOf(err)).Inc()
 		return fmt.Errorf("preparing to store type %s: %w", b.Type.Name, err)
 	}
-	w := &write{Scatter: stream.NewScatter(s.limit, b, s.gate.Leaving(done)), store: s, session: session, table: t, batch: b}
-	for _, rows := range w.group() {
-		if !w.send(ctx, rows) {
-			break
-		}
-	}
-	w.Close()
+	w.fill()
+	w.scatter(ctx)
+	w.insert.queue.send(ctx, w)
 	return nil
 }
 
@@ -52,113 +46,77 @@ type write struct {
 	*stream.Scatter
 	store   *Store
 	session *gocql.Session
-	table   *table
+	insert  *insert
 	batch   stream.Batch
+	done    func(error)
+	sheet   *sheet
+	odd     map[int]error                 // records that have no wire form
+	sent    chan struct{}                 // closed when its last request was begun
+	ending  func(func(error)) func() bool // calls the function when the batch's context ends, unless that is taken back
+	leave   func()                        // the company of other batches, if it is in any
 }
 
-// A row is one record with what its key is made of besides its fields.
-type row struct {
-	record int
-	bucket int64 // milliseconds, as a CQL timestamp has it
-	shard  int
-	ttl    int // seconds; 0 is for ever
+// scatter begins to count the batch's requests, anew if it goes again.
+func (w *write) scatter(ctx context.Context) {
+	w.Scatter = stream.NewScatter(w.store.limit, w.batch, func(err error) { w.conclude(ctx, err) })
+	for record, err := range w.odd {
+		w.Refuse(record, err)
+	}
 }
 
-// group puts rows of one partition together, up to the bounds of a request. Records past their retention are counted
-// and left out.
-func (w *write) group() [][]row {
+func (w *write) fill() {
 	s, t := w.store, w.batch.Type
-	type open struct{ at, bytes int }
-	groups := make([][]row, 0, 16)
-	byKey := make(map[string]*open)
-	now := s.Now()
-	expired := 0
-	var key []byte
-	for i := range w.batch.Records {
-		r := &w.batch.Records[i]
-		ttl, ok := timeToLive(r.TimeMicros(), t.Cassandra.Retention, now)
-		if !ok {
-			expired++
-			continue
+	w.sheet = s.takeSheet()
+	w.sheet.insert, w.sheet.typ = w.insert, t
+	expired := w.sheet.fill(w.batch.Records, w.batch.Bytes, s.Now(), func(record int, err error) {
+		if w.odd == nil {
+			w.odd = map[int]error{}
 		}
-		one := row{record: i, ttl: ttl, bucket: t.Bucket(r.TimeMicros()).UnixMilli(), shard: schema.Shard(t, r.Values)}
-		key = partitionKey(key[:0], t, r, &one)
-		size := rowBytes(r)
-		s.count(t, key, size)
-		o := byKey[string(key)]
-		switch {
-		case o == nil:
-			o = &open{at: len(groups)}
-			byKey[string(key)] = o
-			groups = append(groups, nil)
-		case len(groups[o.at]) >= s.cfg.Batch.Rows || o.bytes+size > int(s.cfg.Batch.Bytes):
-			*o = open{at: len(groups)}
-			groups = append(groups, nil)
-		}
-		groups[o.at] = append(groups[o.at], one)
-		o.bytes += size
-	}
+		w.odd[record] = w.refused("unencodable", err)
+	})
 	s.m.expired.WithLabelValues(t.Name).Add(float64(expired))
-	return groups
+	for i := range w.sheet.bundles {
+		s.count(t, w.sheet.bundles[i].key, w.sheet.bundles[i].bytes)
+	}
 }
 
-// timeToLive is what remains of the retention since the event's time, in whole seconds, rounded up: a replay a moment
-// later then ends at the same second, or one before. It is false when nothing remains.
-func timeToLive(micros int64, retention time.Duration, now time.Time) (int, bool) {
-	if retention <= 0 {
-		return 0, true
+// conclude is called when all requests were answered. What came of requests that were shared with other batches says
+// nothing of this one, unless it is success: it then goes again, alone.
+func (w *write) conclude(ctx context.Context, err error) {
+	if leave := w.leave; leave != nil {
+		leave()
+		w.leave = nil
+		var partial *stream.PartialError
+		if err != nil && !errors.As(err, &partial) {
+			w.scatter(ctx)
+			go post(ctx, []*write{w})
+			return
+		}
 	}
-	left := time.UnixMicro(micros).Add(retention).Sub(now)
-	if left <= 0 {
-		return 0, false // and never a time to live of 0, which is for ever
-	}
-	return int((min(left, maxTTL) + time.Second - 1) / time.Second), true
-}
-
-// partitionKey tells partitions apart within a batch; it is not Cassandra's own form.
-func partitionKey(dst []byte, t *schema.Type, r *codec.Record, one *row) []byte {
-	dst = binary.BigEndian.AppendUint64(dst, uint64(one.bucket)) //nolint:gosec // only the bits matter
-	dst = binary.BigEndian.AppendUint32(dst, uint32(one.shard))  //nolint:gosec // small
-	for _, i := range t.Cassandra.Partition {
-		v := &r.Values[i]
-		dst = binary.AppendUvarint(dst, uint64(len(v.Bytes())))
-		dst = append(dst, v.Bytes()...)
-		dst = binary.BigEndian.AppendUint64(dst, uint64(v.Long())) //nolint:gosec // only the bits matter
-	}
-	return dst
-}
-
-// rowBytes estimates a row's size by that of its record.
-func rowBytes(r *codec.Record) int {
-	size := 48
-	for i := range r.Values {
-		size += len(r.Values[i].Bytes()) + 10
-	}
-	return size
-}
-
-// send starts a request once there is a slot, and says whether to go on.
-func (w *write) send(ctx context.Context, rows []row) bool {
-	return w.Go(ctx, func() error { return w.deliver(ctx, rows) })
+	w.store.giveSheet(w.sheet)
+	w.done(err)
 }
 
 // deliver stores some rows of one partition. If Cassandra finds fault with the request, its rows go one by one, so that
 // the one that is refused takes no other with it.
-func (w *write) deliver(ctx context.Context, rows []row) error {
-	err := w.exec(ctx, rows)
+func (ps parts) deliver(ctx context.Context) error {
+	err := ps.exec(ctx)
+	w := ps[0].write
 	name := w.batch.Type.Name
 	switch {
 	case err == nil:
-		w.store.m.rows.WithLabelValues(name).Add(float64(len(rows)))
+		w.store.m.rows.WithLabelValues(name).Add(float64(ps.count()))
 		return nil
 	case turnedAway(err):
 		return fmt.Errorf("%w: %w", stream.ErrThrottle, err)
 	case !invalid(err):
 		return err
-	case len(rows) > 1:
-		for i := range rows {
-			if err := w.deliver(ctx, rows[i:i+1]); err != nil {
-				return err
+	case ps.count() > 1:
+		for _, p := range ps {
+			for i := range p.rows {
+				if err := (parts{{p.write, p.rows[i : i+1]}}).deliver(ctx); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
@@ -168,27 +126,31 @@ func (w *write) deliver(ctx context.Context, rows []row) error {
 		w.store.forget(ctx, w.batch.Type)
 		return err
 	}
-	w.store.m.refused.WithLabelValues(name, reason).Inc()
-	w.Refuse(rows[0].record, fmt.Errorf("%s: %w", reason, err))
+	w.Refuse(int(ps[0].rows[0].record), w.refused(reason, err))
 	return nil
 }
 
+// refused counts a record that can never be stored, and says why.
+func (w *write) refused(reason string, err error) error {
+	w.store.m.refused.WithLabelValues(w.batch.Type.Name, reason).Inc()
+	return fmt.Errorf("%s: %w", reason, err)
+}
+
 // exec makes one request.
-func (w *write) exec(ctx context.Context, rows []row) error {
+func (ps parts) exec(ctx context.Context) error {
+	w := ps[0].write
 	s := w.store
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.Timeout, fmt.Errorf("no answer from Cassandra within %s", s.cfg.Timeout))
 	defer cancel()
-	args := w.bind(rows)
+	q := w.insert.take(ps)
+	defer w.insert.give(q)
 	start := time.Now()
 	var err error
-	if len(rows) == 1 {
-		err = w.session.Query(w.table.cql.Insert, args[0]...).WithContext(ctx).Exec()
+	if len(q.entries) == 1 {
+		err = w.session.Query(q.entries[0].Stmt, q.entries[0].Args...).WithContext(ctx).Exec()
 	} else {
 		b := w.session.NewBatch(gocql.UnloggedBatch).WithContext(ctx)
-		b.Entries = make([]gocql.BatchEntry, len(rows))
-		for i := range rows {
-			b.Entries[i] = gocql.BatchEntry{Stmt: w.table.cql.Insert, Args: args[i], Idempotent: true}
-		}
+		b.Entries = q.entries
 		err = w.session.ExecuteBatch(b)
 	}
 	s.m.duration.Observe(time.Since(start).Seconds())
@@ -200,37 +162,3 @@ func (w *write) exec(ctx context.Context, rows []row) error {
 	}
 	return err
 }
-
-// bind gives the arguments of the insert for each row, by position. A null is unset: a null that is bound would be a
-// tombstone.
-func (w *write) bind(rows []row) [][]any {
-	columns, t := w.table.cql.Columns, w.batch.Type
-	width := len(columns) + 2
-	cells := make([]cell, len(rows)*len(columns))
-	flat := make([]any, 0, len(rows)*width)
-	args := make([][]any, len(rows))
-	for i := range rows {
-		r := &w.batch.Records[rows[i].record]
-		start := len(flat)
-		for j, col := range columns {
-			switch {
-			case col.Field == schema.BucketColumn:
-				flat = append(flat, rows[i].bucket)
-			case col.Field == schema.ShardColumn:
-				flat = append(flat, rows[i].shard)
-			case r.Values[col.Field].IsNull():
-				flat = append(flat, gocql.UnsetValue)
-			default:
-				c := &cells[i*len(columns)+j]
-				*c = cell{value: r.Values[col.Field], kind: t.Fields[col.Field].Kind}
-				flat = append(flat, c)
-			}
-		}
-		flat = append(flat, rows[i].ttl, writeTime(r))
-		args[i] = flat[start:len(flat):len(flat)]
-	}
-	return args
-}
-
-// writeTime is the row's write timestamp: the same for every replay, and later for a later record.
-func writeTime(r *codec.Record) int64 { return r.Source.Timestamp.UnixMicro() + r.Source.Offset%1000 }

@@ -7,27 +7,32 @@ import (
 )
 
 func cassandraRows() []row {
-	return []row{{name: "cassandra", title: "Kafka to Cassandra", run: cassandraRow}}
+	return []row{
+		{name: "bare-cassandra", title: "bare loop to Cassandra", run: bareCassandraRow},
+		{name: "cassandra", title: "Kafka to Cassandra", bare: "bare-cassandra", run: cassandraRow},
+	}
 }
 
 func cassandraRow(ctx context.Context, b *bench, count int) error {
-	store, err := b.cassandra()
+	store, err := b.cassandra(ctx, b.keyspace())
 	if err != nil {
-		return err
-	}
-	if err := apply(ctx, store); err != nil {
 		return err
 	}
 	n := newTally(count)
 	return b.sink(ctx, "cassandra", counted{store, n}, n, store.Run, count)
 }
 
-func (b *bench) cassandra() (*cassandra.Store, error) {
+// cassandra opens the store and makes the table.
+func (b *bench) cassandra(ctx context.Context, keyspace string) (*cassandra.Store, error) {
 	hosts, err := server("MILLRACE_CASSANDRA")
 	if err != nil {
 		return nil, err
 	}
 	cfg := cassandra.Default()
-	cfg.Hosts, cfg.Keyspace = hosts, b.keyspace()
-	return cassandra.New(cfg, b.types, b.tel)
+	cfg.Hosts, cfg.Keyspace = hosts, keyspace
+	store, err := cassandra.New(cfg, b.types, b.tel)
+	if err != nil {
+		return nil, err
+	}
+	return store, apply(ctx, store)
 }

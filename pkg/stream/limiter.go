@@ -104,6 +104,15 @@ func (l *Limiter) enter(ctx context.Context) error {
 	}
 }
 
+// Wait waits until a request would have a slot.
+func (l *Limiter) Wait(ctx context.Context) error {
+	if err := l.enter(ctx); err != nil {
+		return err
+	}
+	l.leave()
+	return nil
+}
+
 func (l *Limiter) leave() { <-l.slots }
 
 // run tries a request until it is not turned away, or ctx ends, and says each time that it was. It is called with a slot.

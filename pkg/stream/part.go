@@ -262,6 +262,7 @@ type decoding struct {
 	age     *time.Timer
 	panics  int   // records in a row that the decoder panicked at
 	full    int   // bytes of a batch: two must fit the partition's share, or it would wait for their age
+	last    int   // records of the batch before: a batch that grows by itself is copied ten times over
 	next    int64 // records below were seen; a client that was set back may give them again
 }
 
@@ -393,7 +394,7 @@ func (d *decoding) skip(ctx context.Context, next int64) {
 
 func (d *decoding) open(first time.Time) {
 	d.batch = &batch{
-		Batch: Batch{Topic: d.key.Topic, Partition: d.key.Partition, Type: d.typ},
+		Batch: Batch{Topic: d.key.Topic, Partition: d.key.Partition, Type: d.typ, Records: make([]codec.Record, 0, d.last)},
 		claim: d.claim, begun: time.Now(), first: first, mark: ledger.Mark{LeaderEpoch: -1},
 	}
 	d.full = min(int(d.c.cfg.Batch.Bytes), d.c.budget.sharePerPart()/2)
@@ -409,7 +410,7 @@ func (d *decoding) cut(ctx context.Context) {
 	if b == nil {
 		return
 	}
-	d.batch = nil
+	d.batch, d.last = nil, len(b.Records)
 	d.age.Stop()
 	d.c.mu.Lock()
 	first, ok := d.c.ledger.Fetched(d.claim, b.Next)

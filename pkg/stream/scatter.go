@@ -31,23 +31,48 @@ func NewScatter(limiter *Limiter, b Batch, done func(error)) *Scatter {
 // whole, so the rest of it need not be tried. A request that gives ErrThrottle is called again after a while, until ctx
 // ends; it may keep for itself what is left to do.
 func (s *Scatter) Go(ctx context.Context, request func() error) bool {
-	s.mu.Lock()
-	failed := s.err != nil
-	s.mu.Unlock()
-	if failed {
-		return false
+	return !s.Failed() && Together(ctx, []*Scatter{s}, request)
+}
+
+// Together starts a request that several batches share, as Go does for one. What it returns counts for each of them. The
+// batches' sink has one Limiter.
+func Together(ctx context.Context, batches []*Scatter, request func() error) bool {
+	limiter := batches[0].limiter
+	for _, s := range batches {
+		s.begin()
 	}
-	s.begin()
-	if err := s.limiter.enter(ctx); err != nil {
-		s.finish(err)
+	finish := func(err error) {
+		for _, s := range batches {
+			s.finish(err)
+		}
+	}
+	if err := limiter.enter(ctx); err != nil {
+		finish(err)
 		return false
 	}
 	go func() {
-		err := s.limiter.run(ctx, request, s.throttled)
-		s.limiter.leave()
-		s.finish(err)
+		err := limiter.run(ctx, request, func(err error) {
+			for _, s := range batches {
+				s.throttled(err)
+			}
+		})
+		limiter.leave()
+		finish(err)
 	}()
 	return true
+}
+
+// Failed says whether a request gave an error: the batch comes again as a whole, so the rest of it need not be tried.
+func (s *Scatter) Failed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err != nil
+}
+
+// Fail is for what went wrong outside of a request, before Close.
+func (s *Scatter) Fail(err error) {
+	s.begin()
+	s.finish(err)
 }
 
 func (s *Scatter) throttled(err error) {
