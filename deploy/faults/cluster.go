@@ -398,18 +398,30 @@ func (w *world) awaitFailover(ctx context.Context, topic string, gone *broker) (
 	return shrunk, err
 }
 
+// listed gives the offsets of all partitions of some topics. A partition whose leader moves meanwhile, as after a fault,
+// is asked for again.
+func listed(ctx context.Context, list func(context.Context, ...string) (kadm.ListedOffsets, error), topics ...string) (all kadm.ListedOffsets, err error) {
+	err = until(ctx, time.Minute, "their leaders answer", func(ctx context.Context) error {
+		if all, err = list(ctx, topics...); err != nil {
+			return err
+		}
+		if err = all.Error(); errors.Is(err, kerr.UnknownTopicOrPartition) {
+			return &finalError{err}
+		}
+		return err
+	})
+	return all, err
+}
+
 // readTopics gives every record of some topics, from the offsets where they begin, or from those given, to the end as it
 // is now.
 func readTopics(ctx context.Context, w *world, from kadm.ListedOffsets, fn func(*kgo.Record) error, topics ...string) error {
-	ends, err := w.adm.ListEndOffsets(ctx, topics...)
-	if err == nil {
-		err = ends.Error()
-	}
+	ends, err := listed(ctx, w.adm.ListEndOffsets, topics...)
 	if err != nil {
 		return fmt.Errorf("listing the ends of %v: %w", topics, err)
 	}
 	if from == nil {
-		if from, err = w.adm.ListStartOffsets(ctx, topics...); err != nil {
+		if from, err = listed(ctx, w.adm.ListStartOffsets, topics...); err != nil {
 			return fmt.Errorf("listing the starts of %v: %w", topics, err)
 		}
 	}

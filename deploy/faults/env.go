@@ -200,7 +200,10 @@ func (e *env) provision(ctx context.Context) (err error) {
 	if err := e.command(ctx, "apply", "topics", "apply", "--config", e.config); err != nil {
 		return err
 	}
-	e.commitsFrom, err = e.world.adm.ListEndOffsets(ctx, commitTopic)
+	e.commitsFrom, err = listed(ctx, e.world.adm.ListEndOffsets, commitTopic)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) { // before the first group
+		return nil
+	}
 	return err
 }
 

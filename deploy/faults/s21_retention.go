@@ -144,7 +144,7 @@ func (e *env) expire(ctx context.Context) error {
 
 // behindTheStart gives by how many offsets each destination's commits lie before what is left in the topic.
 func (e *env) behindTheStart(ctx context.Context) (map[string]int64, error) {
-	starts, err := e.world.adm.ListStartOffsets(ctx, e.topic())
+	starts, err := listed(ctx, e.world.adm.ListStartOffsets, e.topic())
 	if err != nil {
 		return nil, err
 	}

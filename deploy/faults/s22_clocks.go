@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,14 +22,14 @@ func clocks(ctx context.Context, e *env) (evidence, error) {
 	if err != nil {
 		return evidence{}, err
 	}
-	decoder := cdc.Decoder(e.typ.Name)
-	var failed error
-	shifted := func(by time.Duration, must uint8) load {
+	var failed [2]error // a source each: they run side by side
+	shifted := func(by time.Duration, must uint8, failed *error) load {
+		decoder := cdc.Decoder(e.typ.Name)
 		return load{sources: 1, rate: pick(e, 250.0, 1000), refusal: func(r *kgo.Record, _ int64) (uint8, uint8) {
 			if err := e.change(ctx, cdc, decoder, r, func(v []codec.Value) {
 				v[schema.Time] = codec.LongValue(v[schema.Time].Long() + by.Microseconds())
 			}); err != nil {
-				failed = err
+				*failed = err
 			}
 			return must, 0
 		}}
@@ -45,7 +46,7 @@ func clocks(ctx context.Context, e *env) (evidence, error) {
 		members = append(members, p)
 	}
 	var works []*workload
-	for _, l := range []load{{sources: 1, rate: pick(e, 250.0, 1000)}, shifted(time.Hour, toAll), shifted(-time.Hour, 0)} {
+	for _, l := range []load{{sources: 1, rate: pick(e, 250.0, 1000)}, shifted(time.Hour, toAll, &failed[0]), shifted(-time.Hour, 0, &failed[1])} {
 		w, err := e.produce(ctx, l)
 		if err != nil {
 			return evidence{}, err
@@ -68,8 +69,8 @@ func clocks(ctx context.Context, e *env) (evidence, error) {
 			return evidence{}, err
 		}
 	}
-	if failed != nil {
-		return evidence{}, failed
+	if err := errors.Join(failed[:]...); err != nil {
+		return evidence{}, err
 	}
 	if err := e.awaitCaughtUp(ctx); err != nil {
 		return evidence{}, err
