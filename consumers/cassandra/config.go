@@ -64,7 +64,7 @@ func Default() Config {
 		Consistency:    "local_quorum",
 		Timeout:        10 * time.Second,
 		Connections:    2,
-		Batch:          Batch{Rows: 100, Bytes: 64 << 10},
+		Batch:          Batch{Rows: 200, Bytes: 64 << 10},
 		InFlight:       32,
 		PartitionBytes: 100 << 20,
 		Read:           Read{Parallel: 16, Partitions: 20000},
