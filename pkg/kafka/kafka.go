@@ -1,5 +1,5 @@
-// Package kafka holds what every Kafka client of Millrace shares: its options with explicit bounds and time-outs, the
-// plan of topics, and the lag of consumer groups.
+// Package kafka holds what every Kafka client of Millrace shares: its options with explicit bounds and time-outs, and
+// the plan of topics.
 //
 // franz-go's defaults are made for throughput on a healthy network. Left alone they take 15 to 20 s to notice a broker
 // whose connections are up but silent, buffer without a bound in bytes, and decompress a hostile batch to 1 GiB.

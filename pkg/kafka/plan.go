@@ -23,9 +23,7 @@ const server = "kafka"
 func NewPlanner(adm *kadm.Client, specs []schema.TopicSpec, replication, minISR int) provision.Planner {
 	p := planner{adm: adm, replication: replication}
 	for _, s := range specs {
-		s.Configs = maps.Clone(s.Configs)
-		s.Configs["min.insync.replicas"] = strconv.Itoa(minISR)
-		p.specs = append(p.specs, s)
+		p.specs = append(p.specs, withMinISR(s, minISR))
 	}
 	return p
 }
@@ -83,19 +81,32 @@ func (p planner) missing(s schema.TopicSpec) provision.Change {
 	return provision.Change{
 		Server: server, Object: "topic " + s.Name,
 		Detail: fmt.Sprintf("create with %d partitions, %d replicas\n%s", s.Partitions, p.replication, settings(s.Configs)),
-		Apply: func(ctx context.Context) error {
-			values := make(map[string]*string, len(s.Configs))
-			for k, v := range s.Configs {
-				values[k] = &v
-			}
-			//nolint:gosec // the schema bounds partitions, and the configuration replicas
-			resp, err := p.adm.CreateTopic(ctx, int32(s.Partitions), int16(p.replication), values, s.Name)
-			if err := errors.Join(err, resp.Err); err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-				return fmt.Errorf("creating topic %s: %w %s", s.Name, err, resp.ErrMessage)
-			}
-			return nil
-		},
+		Apply:  func(ctx context.Context) error { return create(ctx, p.adm, s, p.replication) },
 	}
+}
+
+// Create makes a topic unless it is there; one that is there is left as it is.
+func Create(ctx context.Context, adm *kadm.Client, spec schema.TopicSpec, replication, minISR int) error {
+	return create(ctx, adm, withMinISR(spec, minISR), replication)
+}
+
+func create(ctx context.Context, adm *kadm.Client, s schema.TopicSpec, replication int) error {
+	values := make(map[string]*string, len(s.Configs))
+	for k, v := range s.Configs {
+		values[k] = &v
+	}
+	//nolint:gosec // the schema bounds partitions, and the configuration replicas
+	resp, err := adm.CreateTopic(ctx, int32(s.Partitions), int16(replication), values, s.Name)
+	if err := errors.Join(err, resp.Err); err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+		return fmt.Errorf("creating topic %s: %w %s", s.Name, err, resp.ErrMessage)
+	}
+	return nil
+}
+
+func withMinISR(s schema.TopicSpec, minISR int) schema.TopicSpec {
+	s.Configs = maps.Clone(s.Configs)
+	s.Configs["min.insync.replicas"] = strconv.Itoa(minISR)
+	return s
 }
 
 // existing lists what to change on a topic that is there.

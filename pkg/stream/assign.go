@@ -66,6 +66,7 @@ type position struct {
 	next       int64 // the first offset that is not done
 	from       int64 // where to read: next, or the log's start where that is later
 	start, end int64 // of the log
+	grouped    bool  // next is what the group has committed
 	problem    string
 }
 
@@ -162,6 +163,7 @@ func (c *Consumer) bounds(ctx context.Context, topic string) (starts, ends kadm.
 func (c *Consumer) place(k ledger.Key, start, end int64, committed func(int32) (int64, bool)) position {
 	pos := position{next: start, from: start, start: start, end: end}
 	at, ok := committed(k.Partition)
+	pos.grouped = ok && c.keeper == nil
 	switch {
 	case !ok:
 	case failpoint.Broken == failpoint.SilentReset && (at < start || at > end):
@@ -183,6 +185,7 @@ func (c *Consumer) place(k ledger.Key, start, end int64, committed func(int32) (
 // expired counts records that were deleted before they were read.
 func (c *Consumer) expired(k ledger.Key, position, start int64) {
 	c.metrics.expired.WithLabelValues(k.Topic).Add(float64(start - position))
+	c.metrics.gaps.WithLabelValues(k.Topic, gapExpired).Add(float64(start - position))
 	c.tel.Log.Error("records expired before they were read; reading goes on at the log's start",
 		"topic", k.Topic, "partition", k.Partition, "position", position, "log_start", start, "lost", start-position)
 }
@@ -203,7 +206,7 @@ func (c *Consumer) enlist(claim ledger.Claim, pos position) {
 	c.mu.Lock()
 	old := c.parts[k]
 	p.state = stateRunning
-	p.polled, p.start, p.end, p.lost = pos.next, pos.start, pos.end, pos.lost()
+	p.polled, p.gaps.next, p.start, p.end, p.lost, p.grouped = pos.next, pos.from, pos.start, pos.end, pos.lost(), pos.grouped
 	c.parts[k] = p
 	c.mu.Unlock()
 	if old != nil {

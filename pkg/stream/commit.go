@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -50,12 +49,12 @@ func (c *Consumer) commitNow(ctx context.Context) error {
 		return fmt.Errorf("waiting for another commit: %w", ctx.Err())
 	}
 	defer func() { <-c.commit }()
-	positions := map[ledger.Key]ledger.Position{}
+	positions := map[ledger.Key]stampedPosition{}
 	offsets := map[string]map[int32]kgo.EpochOffset{}
 	c.mu.Lock()
-	for _, pos := range c.ledger.Uncommitted() {
+	for _, pos := range append(c.ledger.Uncommitted(), c.unstamped(time.Now())...) {
 		k := pos.Claim.Key
-		positions[k] = pos
+		positions[k] = stampedPosition{Position: pos, head: c.headAt(pos)}
 		if offsets[k.Topic] == nil {
 			offsets[k.Topic] = map[int32]kgo.EpochOffset{}
 		}
@@ -84,9 +83,8 @@ func (c *Consumer) commitNow(ctx context.Context) error {
 	return result
 }
 
-// check is the last look before a commit is sent. It also puts the append time of the last committed record into the
-// commit's metadata, from which a lag monitor gets an upper bound without reading the record.
-func (c *Consumer) check(req *kmsg.OffsetCommitRequest, positions map[ledger.Key]ledger.Position) error {
+// check is the last look before a commit is sent. It also writes the commit's metadata.
+func (c *Consumer) check(req *kmsg.OffsetCommitRequest, positions map[ledger.Key]stampedPosition) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range req.Topics {
@@ -94,20 +92,18 @@ func (c *Consumer) check(req *kmsg.OffsetCommitRequest, positions map[ledger.Key
 		for j := range topic.Partitions {
 			partition := &topic.Partitions[j]
 			pos, ok := positions[ledger.Key{Topic: topic.Topic, Partition: partition.Partition}]
-			if !ok || !c.ledger.Current(pos) {
+			if !ok || !c.ledger.Current(pos.Position) {
 				return errStale
 			}
-			if pos.Mark.Time == 0 {
-				continue // what was there is not known any more
+			if meta := pos.metadata(); meta != "" { // else what was there is not known any more
+				partition.Metadata = &meta
 			}
-			meta := "t=" + strconv.FormatInt(pos.Mark.Time, 10)
-			partition.Metadata = &meta
 		}
 	}
 	return nil
 }
 
-func (c *Consumer) commitDone(resp *kmsg.OffsetCommitResponse, positions map[ledger.Key]ledger.Position) error {
+func (c *Consumer) commitDone(resp *kmsg.OffsetCommitResponse, positions map[ledger.Key]stampedPosition) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var errs []error
@@ -117,7 +113,11 @@ func (c *Consumer) commitDone(resp *kmsg.OffsetCommitResponse, positions map[led
 				errs = append(errs, fmt.Errorf("partition %d of %s: %w", partition.Partition, topic.Topic, err))
 				continue
 			}
-			c.ledger.Committed(positions[ledger.Key{Topic: topic.Topic, Partition: partition.Partition}])
+			pos := positions[ledger.Key{Topic: topic.Topic, Partition: partition.Partition}]
+			c.ledger.Committed(pos.Position)
+			if p := c.parts[pos.Claim.Key]; p != nil && p.claim == pos.Claim && pos.head != 0 {
+				p.stamped = pos.Offset
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -19,8 +19,9 @@ type Config struct {
 	Stall    time.Duration `yaml:"stall"`     // not ready when a partition waits this long without progress
 	// Wedge is how long after retry.attempt a call of the sink or the decoder may take to come back until its partition
 	// is taken from it, and after that until the process ends.
-	Wedge time.Duration `yaml:"wedge"`
-	Retry Retry         `yaml:"retry"`
+	Wedge  time.Duration `yaml:"wedge"`
+	Report time.Duration `yaml:"report"` // interval of what a process says of its consumers in millrace.status; 0 is never
+	Retry  Retry         `yaml:"retry"`
 }
 
 // Batching says when a batch is full.
@@ -53,6 +54,7 @@ func Default() Config {
 		Drain:    15 * time.Second,
 		Stall:    2 * time.Minute,
 		Wedge:    30 * time.Second,
+		Report:   5 * time.Second,
 		Retry:    Retry{Min: 100 * time.Millisecond, Max: 30 * time.Second, Attempt: 30 * time.Second, Breaker: 5, Bugs: 100},
 	}
 }
@@ -79,6 +81,9 @@ func (c Config) Validate() error {
 	positive("retry.attempt", c.Retry.Attempt > 0, c.Retry.Attempt)
 	positive("retry.breaker", c.Retry.Breaker > 0, c.Retry.Breaker)
 	positive("retry.bugs", c.Retry.Bugs > 0, c.Retry.Bugs)
+	if c.Report < 0 {
+		errs = append(errs, fmt.Errorf("stream.report is %v: give an interval, or 0 for no reports", c.Report))
+	}
 	if c.Retry.Max < c.Retry.Min {
 		errs = append(errs, fmt.Errorf("stream.retry.max is %v: it must be at least stream.retry.min (%v)", c.Retry.Max, c.Retry.Min))
 	}

@@ -228,8 +228,8 @@ func (d *delivery) retrying(e failsafe.ExecutionScheduledEvent[any]) {
 	if errors.Is(e.LastError(), circuitbreaker.ErrOpen) {
 		return
 	}
-	if d.setWaiting("writing"); Classify(e.LastError()) == ClassThrottle {
-		d.setWaiting("throttled")
+	if d.setWaiting(waitsWriting); Classify(e.LastError()) == ClassThrottle {
+		d.setWaiting(waitsThrottled)
 	}
 	if d.c.quiet.allow("writing " + d.key.Topic) {
 		d.c.tel.Log.Warn("writing a batch failed; it is tried again", "topic", d.key.Topic, "partition", d.key.Partition,
@@ -301,13 +301,14 @@ func (d *delivery) count(err error) {
 	}
 	if class != ClassRecord {
 		d.c.metrics.retries.WithLabelValues("writing", string(class)).Inc()
+		d.fails(d.batch.First, err)
 	}
 }
 
 // throttled is told by a Scatter when the destination turned one of its requests away.
 func (d *delivery) throttled(err error) {
 	d.c.metrics.retries.WithLabelValues("request", string(ClassThrottle)).Inc()
-	d.setWaiting("throttled")
+	d.setWaiting(waitsThrottled)
 	if d.c.quiet.allow("throttled " + d.key.Topic) {
 		d.c.tel.Log.Warn("the destination turns work away; it is tried again, with fewer requests at once",
 			"topic", d.key.Topic, "partition", d.key.Partition, "err", err)
@@ -371,6 +372,7 @@ func (d *delivery) resolve(partial *PartialError) {
 		for len(d.heads) > 0 && d.heads[0].next <= durable {
 			d.heads = d.heads[1:]
 		}
+		d.passes(durable)
 	}
 	c.mu.Unlock()
 	if !valid {

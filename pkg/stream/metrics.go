@@ -11,7 +11,7 @@ import (
 
 type metrics struct {
 	applied, dead, passed, expired, truncated, stopped, reseeks, recreated, wedged *prometheus.CounterVec
-	retries, pollErrors, redelivered                                               *prometheus.CounterVec
+	retries, pollErrors, redelivered, blocked, gaps                                *prometheus.CounterVec
 	rebalances, late, panics, commitErrors                                         prometheus.Counter
 	latency                                                                        *prometheus.HistogramVec
 	batchRecords, writeSeconds                                                     prometheus.Histogram
@@ -38,18 +38,22 @@ func newMetrics(reg prometheus.Registerer, c *Consumer) (*metrics, error) {
 		return v
 	}
 	m := &metrics{
-		applied:      counters("applied_records_total", "Records that the destination made durable.", "topic"),
-		dead:         counters("dead_letters_total", "Records written to the dead-letter topic.", "topic", "reason"),
-		passed:       counters("passed_over_records_total", "Replayed dead letters that are for another destination.", "topic"),
-		expired:      counters("expired_records_total", "Records that retention deleted before they were read.", "topic"),
-		truncated:    counters("truncated_records_total", "Records read that the log then lost.", "topic"),
-		stopped:      counters("stopped_partitions_total", "Partitions whose reading stopped.", "topic", "reason"),
-		reseeks:      counters("reseeks_total", "Partitions that started again from the destination's offset, or from what is durable.", "topic"),
-		recreated:    counters("recreated_topics_total", "Times that a topic was found deleted while it was read.", "topic"),
-		wedged:       counters("wedged_calls_total", "Calls of the sink or the decoder that did not come back when their time was over.", "topic"),
-		retries:      counters("retries_total", "Attempts that failed and came again, by the class of what failed.", "what", "class"),
-		redelivered:  counters("redelivered_records_total", "Records that the destination had already, where it says so; of the lake, offsets.", "topic"),
-		pollErrors:   counters("poll_errors_total", "Errors of polls.", "topic"),
+		applied: counters("applied_records_total", "Records that the destination made durable.", "topic"),
+		dead:    counters("dead_letters_total", "Records written to the dead-letter topic.", "topic", "reason"),
+		passed:  counters("passed_over_records_total", "Replayed dead letters that are for another destination.", "topic"),
+		gaps: counters("gap_records_total", "Offsets passed over between two that were read: expired, or unexplained by retention, "+
+			"transactions and compaction.", "topic", "kind"),
+		expired:     counters("expired_records_total", "Records that retention deleted before they were read.", "topic"),
+		truncated:   counters("truncated_records_total", "Records read that the log then lost.", "topic"),
+		stopped:     counters("stopped_partitions_total", "Partitions whose reading stopped.", "topic", "reason"),
+		reseeks:     counters("reseeks_total", "Partitions that started again from the destination's offset, or from what is durable.", "topic"),
+		recreated:   counters("recreated_topics_total", "Times that a topic was found deleted while it was read.", "topic"),
+		wedged:      counters("wedged_calls_total", "Calls of the sink or the decoder that did not come back when their time was over.", "topic"),
+		retries:     counters("retries_total", "Attempts that failed and came again, by the class of what failed.", "what", "class"),
+		redelivered: counters("redelivered_records_total", "Records that the destination had already, where it says so; of the lake, offsets.", "topic"),
+		pollErrors:  counters("poll_errors_total", "Errors of polls.", "topic"),
+		blocked: counters("blocked_seconds_total", "Time of partitions that was waited for something, by what: sink (batches are not acknowledged), "+
+			"fetch (the log has more and nothing is held), decode, commit (all is applied and not committed).", "on"),
 		rebalances:   counter("rebalances_total", "Times that partitions were assigned, revoked or lost."),
 		late:         counter("late_acknowledgements_total", "Acknowledgements that came after the partition was given up, and were void."),
 		panics:       counter("sink_panics_total", "Panics of the sink or the decoder that were caught."),

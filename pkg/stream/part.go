@@ -28,6 +28,14 @@ const (
 	stateGone      = "gone"
 )
 
+// What a partition waits for in an outage, as Status shows it.
+const (
+	waitsWriting   = "writing"     // writes fail
+	waitsThrottled = "throttled"   // the destination turns work away
+	waitsDecoding  = "decoding"    // the registry does not answer
+	waitsPanics    = "sink panics" // at every record
+)
+
 // part is one partition under one claim. A partition that starts again is another part.
 type part struct {
 	c      *Consumer
@@ -37,11 +45,12 @@ type part struct {
 	cancel context.CancelFunc // ends everything
 	close  context.CancelFunc // ends the intake; what was handed over goes on
 
-	notify  chan struct{} // something is in the queue
-	out     chan *batch   // from decoding to writing
-	writing chan struct{} // one token: the partition's calls of Write follow each other
-	slots   chan struct{} // batches that the sink may have at once
-	step    atomic.Uint64 // odd while a record is being decoded
+	notify  chan struct{}              // something is in the queue
+	out     chan *batch                // from decoding to writing
+	writing chan struct{}              // one token: the partition's calls of Write follow each other
+	slots   chan struct{}              // batches that the sink may have at once
+	step    atomic.Uint64              // odd while a record is being decoded
+	current atomic.Pointer[kgo.Record] // the last one that was given to the decoder
 
 	// Under Consumer.mu.
 	state    string
@@ -49,8 +58,9 @@ type part struct {
 	passed   []passed // between records of the queue, or after them
 	lost     int64    // what is below and not in the queue was deleted before it was read; 0 is nothing
 	polled   int64    // one past the last offset taken from the client
-	start    int64    // of the log
-	end      int64    // of what may be read, as of the last fetch
+	gaps     gaps
+	start    int64 // of the log
+	end      int64 // of what may be read, as of the last fetch
 	heads    []head
 	opened   time.Time // append time of the first record of the batch being filled
 	progress time.Time // of the durable prefix, or of what a Keeper accepted
@@ -62,6 +72,15 @@ type part struct {
 	changed  chan struct{}
 	seen     uint64 // step, when sample last looked
 	stuck    *call  // of the decoder, if it has not moved since
+	inHand   bool   // the decoder has records
+	handing  bool   // the decoder has a batch that the writer does not take yet
+	trouble  trouble
+	grouped  bool  // the claim began where the group had committed
+	stamped  int64 // the commit of this offset says when its record was appended
+	bare     bare  // a commit that does not
+	// As of when it was last sampled:
+	committed   int64
+	uncommitted time.Time // since when something is applied and not committed
 }
 
 // passed is a batch of Kafka that cannot be read: its offsets are from first up to next.
@@ -72,8 +91,9 @@ type passed struct {
 
 // head is when the first record of a batch that is not durable yet was appended.
 type head struct {
-	next int64
-	time time.Time
+	first int64
+	next  int64
+	time  time.Time
 }
 
 // batch is a Batch on its way.
@@ -92,7 +112,7 @@ func newPart(c *Consumer, k ledger.Key) *part {
 		c: c, key: k, typ: c.types[k.Topic], state: stateStarting, progress: time.Now(),
 		notify: make(chan struct{}, 1), out: make(chan *batch), writing: make(chan struct{}, 1),
 		slots: make(chan struct{}, c.cfg.InFlight), changed: make(chan struct{}),
-		cancel: func() {}, close: func() {}, polled: -1, start: -1, end: -1,
+		cancel: func() {}, close: func() {}, polled: -1, start: -1, end: -1, stamped: -1,
 	}
 }
 
@@ -158,6 +178,7 @@ func (p *part) wait(ctx context.Context) bool {
 // accept puts records into the queue. It never waits: the budget bounds what comes.
 func (p *part) accept(f *kgo.FetchPartition) {
 	bytes := 0
+	var found found
 	for _, r := range f.Records {
 		bytes += sizeOf(r)
 	}
@@ -170,11 +191,13 @@ func (p *part) accept(f *kgo.FetchPartition) {
 	if ok {
 		p.queue = append(p.queue, f.Records...)
 		p.polled = f.Records[len(f.Records)-1].Offset + 1
+		found = p.gaps.scan(f)
 	}
 	p.c.mu.Unlock()
 	if !ok {
 		return
 	}
+	p.c.foundGaps(p, found)
 	p.c.budget.add(p, bytes)
 	p.wake()
 }
@@ -185,7 +208,7 @@ func (p *part) pass(s passed) bool {
 	ok := p.state == stateRunning && p.polled < s.next
 	if ok {
 		p.passed = append(p.passed, s)
-		p.polled = s.next
+		p.polled, p.gaps.next = s.next, max(p.gaps.next, s.next)
 	}
 	p.c.mu.Unlock()
 	if ok {
@@ -207,6 +230,7 @@ func (p *part) take() (records []*kgo.Record, passed []passed, lost int64) {
 	defer p.c.mu.Unlock()
 	records, passed, lost = p.queue, p.passed, p.lost
 	p.queue, p.passed, p.lost = nil, nil, 0
+	p.inHand = len(records) > 0 || len(passed) > 0
 	return records, passed, lost
 }
 
@@ -310,8 +334,15 @@ func (d *decoding) put(ctx context.Context, r *kgo.Record, next int64, size int,
 	if d.batch != nil && time.Since(d.batch.begun) >= d.c.cfg.Batch.Age {
 		d.cut(ctx)
 	}
-	if d.batch == nil {
-		d.open(r.Timestamp)
+	var first time.Time // a marker's is no record's
+	if dead != nil || record.Type != nil {
+		first = r.Timestamp
+	}
+	switch {
+	case d.batch == nil:
+		d.open(first)
+	case d.batch.first.IsZero() && !first.IsZero():
+		d.reopen(first)
 	}
 	b := d.batch
 	b.held += size
@@ -351,7 +382,7 @@ func (d *decoding) decodeOne(ctx context.Context, r *kgo.Record) (codec.Record, 
 		defer d.setBroken("")
 	}
 	d.cut(ctx)
-	d.setWaiting("decoding")
+	d.setWaiting(waitsDecoding)
 	defer d.setWaiting("")
 	var bad error
 	err = d.c.persist(ctx, "decoding", func(ctx context.Context) error {
@@ -360,12 +391,16 @@ func (d *decoding) decodeOne(ctx context.Context, r *kgo.Record) (codec.Record, 
 			bad = err
 			return nil
 		}
+		if err != nil {
+			d.fails(r.Offset, err)
+		}
 		return err
 	})
 	return record, errors.Join(err, bad)
 }
 
 func (d *decoding) try(ctx context.Context, r *kgo.Record) (record codec.Record, err error) {
+	d.current.Store(r)
 	d.step.Add(1)
 	defer d.step.Add(1)
 	defer func() {
@@ -392,6 +427,13 @@ func (d *decoding) skip(ctx context.Context, next int64) {
 	d.cut(ctx)
 }
 
+// reopen notes the stamp of the batch's first record, which came after others that are none.
+func (d *decoding) reopen(first time.Time) {
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	d.batch.first, d.opened = first, first
+}
+
 func (d *decoding) open(first time.Time) {
 	d.batch = &batch{
 		Batch: Batch{Topic: d.key.Topic, Partition: d.key.Partition, Type: d.typ, Records: make([]codec.Record, 0, d.last)},
@@ -415,11 +457,13 @@ func (d *decoding) cut(ctx context.Context) {
 	d.c.mu.Lock()
 	first, ok := d.c.ledger.Fetched(d.claim, b.Next)
 	d.opened = time.Time{}
-	d.heads = append(d.heads, head{next: b.Next, time: b.first})
+	d.heads = append(d.heads, head{first: first, next: b.Next, time: b.first})
+	d.handing = true
 	if failpoint.Broken == failpoint.EarlyCommit {
 		d.c.ledger.Done(d.claim, first, b.Next, b.mark)
 	}
 	d.c.mu.Unlock()
+	defer d.setHanding(false)
 	if !ok {
 		return // the partition was given up
 	}
@@ -435,6 +479,12 @@ func (p *part) setBroken(why string) {
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
 	p.broken = why
+}
+
+func (p *part) setHanding(on bool) {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	p.handing = on
 }
 
 func (p *part) setWaiting(what string) {

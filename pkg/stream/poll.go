@@ -256,12 +256,12 @@ func (c *Consumer) applySeeks() {
 		case s.anew:
 			c.mu.Lock()
 			claim, at, _ := c.ledger.Renew(s.part.claim) // acknowledgements may have come until now
-			s.pos = position{next: at, from: at, start: s.part.start, end: s.part.end}
+			s.pos = position{next: at, from: at, start: s.part.start, end: s.part.end, grouped: s.part.grouped}
 			c.mu.Unlock()
 			c.enlist(claim, s.pos)
 		default:
 			c.mu.Lock()
-			s.part.state, s.part.lost = stateRunning, s.pos.lost()
+			s.part.state, s.part.lost, s.part.gaps.next = stateRunning, s.pos.lost(), s.pos.from
 			c.mu.Unlock()
 			s.part.wake()
 		}

@@ -456,10 +456,10 @@ func TestCommitIsFenced(t *testing.T) {
 		c.ledger.Done(claim, first, to, ledger.Mark{})
 	}
 	send := func(positions []ledger.Position) error {
-		byKey := map[ledger.Key]ledger.Position{}
+		byKey := map[ledger.Key]stampedPosition{}
 		req := kmsg.NewPtrOffsetCommitRequest()
 		for _, p := range positions {
-			byKey[p.Claim.Key] = p
+			byKey[p.Claim.Key] = stampedPosition{Position: p}
 			req.Topics = append(req.Topics, kmsg.OffsetCommitRequestTopic{
 				Topic: topic, Partitions: []kmsg.OffsetCommitRequestTopicPartition{{Offset: p.Offset}},
 			})

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // PartitionStatus is how far a partition is. Offsets that are not known yet are -1.
@@ -19,6 +21,9 @@ type PartitionStatus struct {
 	Committed int64     //
 	Head      time.Time // append time of the oldest record held that is not applied; zero if none is held
 	State     string    // starting, running, paused, draining, seeking, wedged, recreated, halted; or what it waits for
+	Waits     string    // for what it waits, where that is an outage: writing, throttled, decoding, sink panics
+	Failures  int       // of the first batch that is not applied, up to now; or of decoding the first record
+	Error     string    // of the last of them
 }
 
 // Lag is how many offsets are read by nobody or not durable yet, as of the last fetch.
@@ -64,18 +69,35 @@ func (p *part) status() PartitionStatus {
 		s.Head = p.heads[0].time
 	case !p.opened.IsZero():
 		s.Head = p.opened
-	case len(p.queue) > 0:
-		s.Head = p.queue[0].Timestamp
+	default:
+		if r := p.first(s.Applied); r != nil {
+			s.Head = r.Timestamp
+		}
 	}
 	if s.State == stateRunning && p.waiting != "" {
 		s.State = "waiting: " + p.waiting
 	}
+	s.Waits, s.Failures, s.Error = p.waiting, p.trouble.failures, p.trouble.err
+	if p.broken != "" {
+		s.Error = bounded(p.broken, maxReportedError)
+	}
 	for cl := range p.c.calls {
 		if cl.part == p && !cl.named.IsZero() {
-			s.State = stateWedged
+			s.State, s.Waits = stateWedged, ""
 		}
 	}
 	return s
+}
+
+// first is the first record held that is in no batch yet, if it is not below an offset.
+func (p *part) first(from int64) *kgo.Record {
+	if r := p.current.Load(); p.inHand && r != nil && r.Offset >= from {
+		return r
+	}
+	if !p.inHand && len(p.queue) > 0 {
+		return p.queue[0]
+	}
+	return nil
 }
 
 // Ready says whether every partition makes progress: the error names those that wait, have waited for longer than the

@@ -69,7 +69,8 @@ type Consumer struct {
 	breakers map[string]breaker
 	calls    map[*call]struct{}
 	decoding map[*part]struct{} // whose decoders are at work
-	deleted  map[string]bool    // topics that are waited for
+	blocking blocking
+	deleted  map[string]bool // topics that are waited for
 }
 
 // New checks and makes a Consumer of the group millrace-<name>.
@@ -88,6 +89,7 @@ func New(cfg Config, name string, sink Sink, deps Deps) (*Consumer, error) {
 		types: map[string]*schema.Type{}, ledger: ledger.New(), parts: map[ledger.Key]*part{},
 		ready: make(chan struct{}), commit: make(chan struct{}, 1), breakers: map[string]breaker{},
 		calls: map[*call]struct{}{}, decoding: map[*part]struct{}{}, deleted: map[string]bool{},
+		blocking: blocking{time: map[string]time.Duration{}},
 	}
 	c.keeper, _ = sink.(Keeper)
 	for _, t := range deps.Types {
@@ -100,6 +102,9 @@ func New(cfg Config, name string, sink Sink, deps Deps) (*Consumer, error) {
 	var err error
 	if c.metrics, err = newMetrics(deps.Telemetry.Metrics, c); err != nil {
 		return nil, err
+	}
+	for topic := range c.types { // at 0 from the start, so that an alert sees the first one
+		c.metrics.gaps.WithLabelValues(topic, gapUnexplained)
 	}
 	return c, nil
 }

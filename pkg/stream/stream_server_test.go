@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -117,13 +121,18 @@ func TestOnRealKafka(t *testing.T) {
 	a()
 	soon(t, "all is stored", func() bool { return sink.len() == 6*each+1 })
 	lag := func() (sum int64) {
-		rows, err := kafka.Lag(t.Context(), cl, []string{Group(k.name)}, []string{typ.TopicName()}, 5*time.Second, time.Now)
+		ends, err := adm.ListCommittedOffsets(t.Context(), typ.TopicName())
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, r := range rows {
-			sum += r.Records
+		offsets, err := adm.FetchOffsets(t.Context(), Group(k.name))
+		if err != nil {
+			t.Fatal(err)
 		}
+		ends.Each(func(end kadm.ListedOffset) {
+			o, _ := offsets.Lookup(end.Topic, end.Partition)
+			sum += end.Offset - o.At
+		})
 		return sum
 	}
 	soon(t, "the lag is 0", func() bool { return lag() == 0 })
@@ -244,5 +253,112 @@ func TestLossIsCountedOnRealKafka(t *testing.T) {
 	run(105)
 	if lost != 90 || sink.len() != 15 {
 		t.Errorf("%v records are counted as lost and %d are stored, want 90 and 15", lost, sink.len())
+	}
+}
+
+// What a consumer's last commit says of the record behind it outlives the consumer: on the real Kafka that is the broker's
+// stamp of that record.
+func TestCommitsSayWhatWaitsOnRealKafka(t *testing.T) {
+	servers, ok := servertest.Require(t)
+	if !ok {
+		return
+	}
+	k := newOnKafka(t, servers, 1)
+	produce := func(from, n int) (stamp time.Time) {
+		t.Helper()
+		begun := time.Now()
+		for i := range n {
+			r := &kgo.Record{Topic: k.typ.TopicName(), Value: fmt.Appendf(nil, "0/%d", from+i)}
+			if err := k.cl.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Millisecond) // each has a stamp of its own
+		}
+		return begun
+	}
+	committed := func() (int64, string) {
+		offsets, err := k.adm.FetchOffsets(t.Context(), Group(k.name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, _ := offsets.Lookup(k.typ.TopicName(), 0)
+		return o.At, o.Metadata
+	}
+	sink := newMemSink()
+	var link cutter
+	cfg := Default()
+	cfg.Session = 6 * time.Second
+	k.opts = append(k.opts, kgo.Dialer(link.dial))
+	_, stop := k.join(t, cfg, sink)
+	produce(0, 20)
+	soon(t, "all is committed", func() bool { at, _ := committed(); return at == 20 })
+	sink.set(func(s *memSink) { s.fail = func(Batch) error { return errors.New("down") } })
+	begun := produce(20, 20)
+	soon(t, "the commit says what waits", func() bool { _, meta := committed(); return strings.Contains(meta, ";h=") })
+	link.cut() // to Kafka it is dead
+	stop()
+	time.Sleep(time.Second)
+	at, meta := committed()
+	_, after, _ := strings.Cut(meta, "h=")
+	ms, err := strconv.ParseInt(after, 10, 64)
+	if err != nil || at != 20 {
+		t.Fatalf("committed %d with %q", at, meta)
+	}
+	head := recordAt(t, k, 20)
+	if head.Attrs.TimestampType() != 1 || head.Timestamp.UnixMilli() != ms || head.Timestamp.Sub(begun).Abs() > 10*time.Second {
+		t.Errorf("the commit says %d, and the record was appended at %d", ms, head.Timestamp.UnixMilli())
+	}
+}
+
+// recordAt reads one record of partition 0.
+func recordAt(t *testing.T, k *onKafka, offset int64) *kgo.Record {
+	t.Helper()
+	cl, err := kgo.NewClient(append(slices.Clip(k.opts), kgo.Dialer((&net.Dialer{}).DialContext),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{k.typ.TopicName(): {0: kgo.NewOffset().At(offset)}}))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		fetches := cl.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range fetches.Records() {
+			return r
+		}
+	}
+}
+
+// cutter dials until it is cut, and then ends all connections: to the brokers that is like kill -9.
+type cutter struct {
+	mu    sync.Mutex
+	over  bool
+	conns []net.Conn
+}
+
+func (c *cutter) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case err != nil:
+		return nil, err
+	case c.over:
+		_ = conn.Close()
+		return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+	}
+	c.conns = append(c.conns, conn)
+	return conn, nil
+}
+
+func (c *cutter) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	for _, conn := range c.conns {
+		_ = conn.Close()
 	}
 }

@@ -59,7 +59,9 @@ func (c *Consumer) watch(ctx context.Context, fail func(error)) {
 			return
 		case <-tick.C:
 		}
-		fresh, lasting := c.overdue(time.Now())
+		now := time.Now()
+		c.sampleBlocked(now)
+		fresh, lasting := c.overdue(now)
 		for _, cl := range fresh {
 			c.wedged(cl)
 		}

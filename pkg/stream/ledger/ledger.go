@@ -29,6 +29,7 @@ type Position struct {
 	Claim  Claim
 	Offset int64
 	Mark   Mark
+	Again  bool // it is committed already, and is to be once more, for what goes with it
 }
 
 // Ledger holds the partitions that are assigned.
@@ -145,20 +146,32 @@ func (l *Ledger) Uncommitted() []Position {
 	return out
 }
 
+// Standing gives the last committed position of a claim, to commit it again, where everything durable is committed. Without
+// a commit in this claim it is the claim's start, and has no mark.
+func (l *Ledger) Standing(c Claim) (Position, bool) {
+	p := l.get(c)
+	if p == nil || p.durable > p.committed {
+		return Position{}, false
+	}
+	return Position{Claim: c, Offset: p.committed, Mark: p.mark, Again: true}, true
+}
+
 // Current says whether a position may still be sent to the broker: its claim is good and no later commit is known.
 func (l *Ledger) Current(pos Position) bool {
 	p := l.get(pos.Claim)
-	return p != nil && pos.Offset > p.committed && pos.Offset <= p.durable
+	if p == nil || pos.Again {
+		return p != nil && pos.Offset == p.committed
+	}
+	return pos.Offset > p.committed && pos.Offset <= p.durable
 }
 
 // Committed says that the broker has taken a position. A commit that failed is simply not reported: the position stays
 // uncommitted.
 func (l *Ledger) Committed(pos Position) bool {
-	p := l.get(pos.Claim)
-	if p == nil || pos.Offset <= p.committed || pos.Offset > p.durable {
+	if !l.Current(pos) {
 		return false
 	}
-	p.committed = pos.Offset
+	l.get(pos.Claim).committed = pos.Offset
 	return true
 }
 
