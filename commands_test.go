@@ -37,7 +37,7 @@ func TestExitCodes(t *testing.T) {
 	f(exitUsage, "expected one of")
 	f(exitUsage, "unexpected argument nothing", "nothing")
 	f(exitUsage, "missing flags: --config", "run")
-	f(exitUsage, "there are: cassandra, elasticsearch, lake, gateway, hostmetrics, logtail", "run", "--config", bad, "lkae")
+	f(exitUsage, "there are: cassandra, elasticsearch, lake, lag, gateway, hostmetrics, logtail", "run", "--config", bad, "lkae")
 	f(exitUsage, "--format", "sql", "--format", "xml", "select 1")
 	f(exitFailure, "bad.yaml:2: kafka.brokrs: unknown key", "check", "--config", bad)
 	f(exitUsage, "--status=-1s is negative", "dev", "--data", filepath.Join(t.TempDir(), "d"), "--listen", "127.0.0.1:0", "--status=-1s")

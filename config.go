@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace/millrace/consumers/cassandra"
 	"github.com/millrace/millrace/consumers/elasticsearch"
+	lagconsumer "github.com/millrace/millrace/consumers/lag"
 	lakeconsumer "github.com/millrace/millrace/consumers/lake"
 	"github.com/millrace/millrace/pkg/client"
 	"github.com/millrace/millrace/pkg/codec"
@@ -34,6 +35,7 @@ type Config struct {
 	Cassandra     cassandra.Config     `yaml:"cassandra"`
 	Elasticsearch elasticsearch.Config `yaml:"elasticsearch"`
 	Lake          lakeconsumer.Config  `yaml:"lake"`
+	Lag           lagconsumer.Config   `yaml:"lag"`
 	SQL           lakesql.Config       `yaml:"sql"`
 	Gateway       gateway.Config       `yaml:"gateway"`
 	Hostmetrics   hostmetrics.Config   `yaml:"hostmetrics"`
@@ -65,6 +67,7 @@ func DefaultConfig() *Config {
 		Cassandra:     cassandra.Default(),
 		Elasticsearch: elasticsearch.Default(),
 		Lake:          lakeconsumer.Default(),
+		Lag:           lagconsumer.Default(),
 		SQL:           lakesql.Default(),
 		Gateway:       gateway.Default(),
 		Hostmetrics:   hostmetrics.Default(),
@@ -76,7 +79,7 @@ func DefaultConfig() *Config {
 func (c *Config) Validate() error {
 	errs := []error{
 		c.HTTP.Validate(), c.Kafka.Validate(), c.Registry.Validate(), c.Client.Validate(), c.Stream.Validate(),
-		c.Cassandra.Validate(), c.Elasticsearch.Validate(), c.Lake.Validate(), c.SQL.Validate(),
+		c.Cassandra.Validate(), c.Elasticsearch.Validate(), c.Lake.Validate(), c.Lag.Validate(), c.SQL.Validate(),
 		c.Gateway.Validate(), c.Hostmetrics.Validate(), c.Logtail.Validate(),
 	}
 	if _, err := loadTypes(c.Types); err != nil {

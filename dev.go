@@ -112,6 +112,9 @@ func devConfig(c *devCmd, data string, broker *devbroker.Broker) (*Config, error
 	cfg.Registry.Refresh = 2 * time.Second
 	cfg.Lake = devLake(data, c.Commit)
 	cfg.SQL.Deduplicate = []string{lakesql.All} // little data, and agents are killed often
+	cfg.Stream.Report = 0                       // the watcher is in the process
+	cfg.Lag.Interval, cfg.Lag.Destinations = 2*time.Second, []string{devSink, "lake"}
+	cfg.Lag.History = filepath.Join(data, "lag")
 	cfg.Hostmetrics.Interval = 2 * time.Second
 	cfg.Hostmetrics.Spool = filepath.Join(data, "hostmetrics")
 	cfg.Logtail.State = filepath.Join(data, "logtail")
@@ -146,7 +149,7 @@ func newDevSystem(c *devCmd, data string, broker *devbroker.Broker, logs io.Writ
 	if err := s.sink(devSink, store, store.Run); err != nil {
 		return nil, err
 	}
-	for _, add := range []func(*system) error{addLake, addGateway, addHostmetrics, addLogtail} {
+	for _, add := range []func(*system) error{addLake, addDevLag, addGateway, addHostmetrics, addLogtail} {
 		if err := add(s); err != nil {
 			return nil, err
 		}

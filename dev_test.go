@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace/millrace/pkg/lag"
 	"github.com/millrace/millrace/pkg/serve"
 )
 
@@ -72,8 +73,8 @@ func TestDev(t *testing.T) {
 		t.Errorf("lag: exit code %d, %s%s", code, out, errs)
 	}
 	out, errs, code = millrace(t, "", "lag", "--data", data, "--group", "millrace-store", "--json")
-	var lag groupAnswer
-	if err := json.Unmarshal([]byte(out), &lag); err != nil || code != exitOK || len(lag.Rows) != 24 || lag.Rows[0].Group != "millrace-store" {
+	var view lag.View
+	if err := json.Unmarshal([]byte(out), &view); err != nil || code != exitOK || len(view.Flows) != 4 || view.Flows[0].Group != "millrace-store" || len(view.Flows[0].Rows) != 6 {
 		t.Errorf("lag --json: exit code %d, %v, %s%s", code, err, out, errs)
 	}
 	if _, errs, code = millrace(t, "", "lag", "--data", data, "--group", "typo"); code != exitFailure || !strings.Contains(errs, "there are: millrace-lake, millrace-store") {

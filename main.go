@@ -25,6 +25,7 @@ const (
 	exitOK      = 0
 	exitFailure = 1
 	exitUsage   = 2
+	exitPast    = 3 // lag: something is past its objective
 )
 
 // usageError is a mistake in how the program was called.
@@ -40,7 +41,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 // exitCode says what went wrong, if anything, and how the process ends.
 func exitCode(err error, stderr io.Writer) int {
-	var usage usageError
+	var (
+		usage usageError
+		past  pastObjectiveError
+	)
 	switch {
 	case err == nil:
 		return exitOK
@@ -48,6 +52,9 @@ func exitCode(err error, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "millrace:", err)
 		fmt.Fprintln(stderr, "Run `millrace --help` for the commands and `millrace COMMAND --help` for one of them.")
 		return exitUsage
+	case errors.As(err, &past):
+		fmt.Fprintln(stderr, "millrace:", err)
+		return exitPast
 	default:
 		fmt.Fprintln(stderr, "millrace:", err)
 		return exitFailure

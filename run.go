@@ -57,11 +57,11 @@ func (s *system) statusPart(out io.Writer, every time.Duration, note string) app
 		case <-s.http.Listening():
 		}
 		fmt.Fprintf(out, "millrace: API, metrics and health at http://%s\n", s.http.Addr())
-		if every <= 0 || len(s.consumers) == 0 {
+		if every <= 0 || (len(s.consumers) == 0 && s.monitor == nil) {
 			<-ctx.Done()
 			return nil
 		}
-		table := status.Table{Out: out, Size: terminal(out), Every: every, Now: time.Now, Rows: s.rows, Note: note}
+		table := status.Table{Out: out, Size: terminal(out), Every: every, Now: time.Now, Rows: s.rows, Lines: s.sentences, Note: note}
 		return table.Run(ctx)
 	}}
 }

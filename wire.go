@@ -16,6 +16,7 @@ import (
 
 	"github.com/millrace/millrace/consumers/cassandra"
 	"github.com/millrace/millrace/consumers/elasticsearch"
+	lagconsumer "github.com/millrace/millrace/consumers/lag"
 	lakeconsumer "github.com/millrace/millrace/consumers/lake"
 	"github.com/millrace/millrace/pkg/app"
 	"github.com/millrace/millrace/pkg/client"
@@ -23,6 +24,7 @@ import (
 	"github.com/millrace/millrace/pkg/failpoint"
 	"github.com/millrace/millrace/pkg/httpserver"
 	"github.com/millrace/millrace/pkg/kafka"
+	"github.com/millrace/millrace/pkg/lag/reporttopic"
 	"github.com/millrace/millrace/pkg/provision"
 	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/serve"
@@ -47,6 +49,7 @@ func components() []component {
 		{"cassandra", "store events in Cassandra", addCassandra},
 		{"elasticsearch", "index events in Elasticsearch", addElasticsearch},
 		{"lake", "store events as Parquet in Iceberg tables", addLake},
+		{"lag", "watch how far every consumer group is behind, and why", addLag},
 		{"gateway", "accept events over HTTP", addGateway},
 		{"hostmetrics", "publish this machine's metrics", addHostmetrics},
 		{"logtail", "publish this machine's logs", addLogtail},
@@ -64,7 +67,8 @@ type system struct {
 	api   *serve.API
 	held  *stream.Budget // of all consumers
 
-	client    *client.Client // made when the first producer asks for it
+	monitor   *lagconsumer.Monitor // nil where none runs in this process
+	client    *client.Client       // made when the first producer asks for it
 	consumers []destination
 	sinks     [][]app.Part // for each consumer the sink that it writes to, and itself
 	producers [][]app.Part
@@ -159,7 +163,7 @@ func (s *system) stopWithin() time.Duration { return s.cfg.Stream.Drain + drainS
 // each of them may take all of its time to stop.
 func (s *system) parts() []app.Part {
 	s.api.Register(s.http)
-	s.http.Handle("GET /api/v1/lag", lagHandler(s.rows, failpoint.Now))
+	s.http.Handle("GET /api/v1/consumers", consumersHandler(s.consumerRows, failpoint.Now))
 	s.letters(time.Now).Register(s.http)
 	within := s.cfg.Stream.Drain + drainSlack
 	rows := s.sinks
@@ -169,9 +173,20 @@ func (s *system) parts() []app.Part {
 			app.Together("producers", within, s.producers...),
 		})
 	}
-	return []app.Part{
-		{Name: "http", Run: s.http.Run}, {Name: "registry", Run: s.codec.Run}, app.Together("components", within, rows...),
+	parts := []app.Part{{Name: "http", Run: s.http.Run}, {Name: "registry", Run: s.codec.Run}}
+	if s.cfg.Stream.Report > 0 && len(s.consumers) > 0 {
+		parts = append(parts, app.Part{Name: "reports", Run: s.reports().Run}) // to the end of the consumers' drain
 	}
+	return append(parts, app.Together("components", within, rows...))
+}
+
+// reports publishes how the consumers of this process do, for who watches the lag.
+func (s *system) reports() *reporttopic.Publisher {
+	sources := make([]reporttopic.Source, 0, len(s.consumers))
+	for _, d := range s.consumers {
+		sources = append(sources, d.consumer.Report)
+	}
+	return reporttopic.NewPublisher(s.kafka, s.cfg.Kafka, s.cfg.Stream.Report, s.tel, sources...)
 }
 
 // runClient closes the client after the producers have stopped. What Kafka has not acknowledged by then is given up:
@@ -258,17 +273,39 @@ func addLogtail(s *system) error {
 	return nil
 }
 
-// kafkaPlanner compares Kafka's topics with the data types.
+// kafkaPlanner compares Kafka's topics with what the data types and the consumers' reports need.
 func (s *system) kafkaPlanner(adm *kadm.Client) provision.Planner {
-	var specs []schema.TopicSpec
+	specs := []schema.TopicSpec{reporttopic.Spec()}
 	for _, t := range s.types.All() {
 		specs = append(specs, t.TopicSpec(), t.DLQSpec())
 	}
 	return kafka.NewPlanner(adm, specs, s.cfg.Kafka.Replication, s.cfg.Kafka.MinISR)
 }
 
-// rows sums what the consumers of this process say up to a row per destination and topic.
+// rows are what the status table shows: this process's consumers, or all that the watcher sees where it has none.
 func (s *system) rows() []status.Row {
+	if s.monitor != nil && len(s.consumers) == 0 {
+		return flowRows(s.monitor.View())
+	}
+	rows := s.consumerRows()
+	for i := range rows {
+		if r := &rows[i]; s.monitor != nil && r.State == "" {
+			r.State = causeOf(s.monitor.View(), stream.Group(r.Destination), r.Topic)
+		}
+	}
+	return rows
+}
+
+// sentences are what the watcher of this process has to say.
+func (s *system) sentences() []string {
+	if s.monitor == nil {
+		return nil
+	}
+	return sentences(s.monitor.View())
+}
+
+// consumerRows sums what the consumers of this process say up to a row per destination and topic.
+func (s *system) consumerRows() []status.Row {
 	var rows []status.Row
 	now := failpoint.Now()
 	for _, d := range s.consumers {

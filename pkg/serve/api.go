@@ -94,7 +94,7 @@ func (a *API) search(ctx context.Context, v url.Values) (any, error) {
 	}
 	q := SearchQuery{Type: name, Version: t, Text: v.Get("q"), Filters: map[string]string{}}
 	var err error
-	if q.From, q.To, err = a.timeRange(v, 24*time.Hour); err != nil {
+	if q.From, q.To, err = TimeRange(v, a.Now(), 24*time.Hour); err != nil {
 		return nil, err
 	}
 	if q.Limit, err = limit(v, defaultHits, maxHits); err != nil {
@@ -139,7 +139,7 @@ func (a *API) series(ctx context.Context, v url.Values) (any, error) {
 		return nil, BadQuery("metric is missing: name one, like metric=system.cpu.utilization")
 	}
 	var err error
-	if q.From, q.To, err = a.timeRange(v, time.Hour); err != nil {
+	if q.From, q.To, err = TimeRange(v, a.Now(), time.Hour); err != nil {
 		return nil, err
 	}
 	if q.Limit, err = limit(v, defaultPoints, maxPoints); err != nil {
@@ -197,8 +197,9 @@ func (a *API) typeNames() []string {
 	return names
 }
 
-func (a *API) timeRange(v url.Values, back time.Duration) (from, to time.Time, err error) {
-	now := a.Now().UTC()
+// TimeRange reads from and to of a request's options: to is now unless given, and from lies back before it.
+func TimeRange(v url.Values, now time.Time, back time.Duration) (from, to time.Time, err error) {
+	now = now.UTC()
 	if to, err = parseTime(first(v, "to", "now"), now); err != nil {
 		return from, to, BadQuery("to: %v", err)
 	}

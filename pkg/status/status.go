@@ -34,7 +34,8 @@ type Table struct {
 	Every time.Duration
 	Now   func() time.Time
 	Rows  func() []Row
-	Note  string // a line under the table, or ""
+	Lines func() []string // under the table, each time; nil is none
+	Note  string          // a line under all, or ""
 }
 
 // window is over how long a rate is taken: a destination that commits now and then has one all the same.
@@ -57,11 +58,11 @@ func (t *Table) Run(ctx context.Context) error {
 	}
 }
 
-// printer remembers what was printed last: for the rates, and for how many lines to go back up.
+// printer remembers what was printed last, for the rates.
 type printer struct {
 	table *Table
 	seen  map[string][]sample // by destination and topic, oldest first
-	lines int
+	draw  Drawer
 }
 
 type sample struct {
@@ -79,7 +80,7 @@ func (p *printer) print() error {
 	var out string
 	switch {
 	case p.table.Size != nil:
-		out = p.refresh(p.full(now, rows, rates))
+		out = p.draw.Draw(p.full(now, rows, rates), p.table.Size)
 	case len(rows) > 0:
 		out = line(now, rows, rates)
 	}
@@ -103,23 +104,26 @@ func (p *printer) rate(r Row, now time.Time) float64 {
 	return float64(r.Applied-samples[0].applied) / elapsed
 }
 
-// refresh draws lines over those before. A line that is too long for the terminal is cut, and so are lines that are too
-// many: one that wrapped or scrolled could not be found again.
-func (p *printer) refresh(lines []string) string {
-	width, height := p.table.Size()
+// Drawer draws lines in place of those that it drew before.
+type Drawer struct{ lines int }
+
+// Draw gives what to write to the terminal. A line that is too long for it is cut, and so are lines that are too many: one
+// that wrapped or scrolled could not be found again.
+func (d *Drawer) Draw(lines []string, size func() (width, height int)) string {
+	width, height := size()
 	if height > 1 && len(lines) > height-1 {
 		left := len(lines) - (height - 2)
-		lines = append(lines[:height-2], fmt.Sprintf("(%d more lines: make the window higher)", left))
+		lines = append(lines[:height-2:height-2], fmt.Sprintf("(%d more lines: make the window higher)", left))
 	}
 	var b strings.Builder
-	if p.lines > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", p.lines)
+	if d.lines > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA", d.lines)
 	}
 	for _, l := range lines {
 		b.WriteString(cut(l, width) + "\x1b[K\n")
 	}
 	b.WriteString("\x1b[J")
-	p.lines = len(lines)
+	d.lines = len(lines)
 	return b.String()
 }
 
@@ -130,15 +134,18 @@ func (p *printer) full(now time.Time, rows []Row, rates []float64) []string {
 			r.Destination, r.Topic, count(r.Produced), count(r.Applied), count(r.LagRecords()), r.seconds(), perSecond(rates[i]), r.State,
 		})
 	}
-	lines := append([]string{now.Format("15:04:05")}, align(cells)...)
+	lines := append([]string{now.Format("15:04:05")}, Align(cells, 0, 1, 7)...)
+	if p.table.Lines != nil {
+		lines = append(lines, p.table.Lines()...)
+	}
 	if p.table.Note != "" {
 		lines = append(lines, p.table.Note)
 	}
 	return lines
 }
 
-// align makes columns as wide as they need to be: the first two and the last are text, the others numbers.
-func align(cells [][]string) []string {
+// Align makes columns as wide as they need to be. Those that are named by number are text, the others numbers.
+func Align(cells [][]string, text ...int) []string {
 	widths := make([]int, len(cells[0]))
 	for _, row := range cells {
 		for i, c := range row {
@@ -150,7 +157,7 @@ func align(cells [][]string) []string {
 		var b strings.Builder
 		for i, c := range row {
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c))
-			if i < 2 || i == len(row)-1 {
+			if slices.Contains(text, i) {
 				b.WriteString(c + pad + " ")
 			} else {
 				b.WriteString(pad + c + " ")
@@ -161,11 +168,27 @@ func align(cells [][]string) []string {
 	return lines
 }
 
+// cut shortens a line to a number of columns. What colours it takes none.
 func cut(s string, width int) string {
 	if width <= 0 || utf8.RuneCountInString(s) <= width {
 		return s
 	}
-	return string([]rune(s)[:width])
+	var b strings.Builder
+	columns, escape := 0, false
+	for _, r := range s {
+		switch {
+		case escape:
+			escape = r != 'm'
+		case r == '\x1b':
+			escape = true
+		default:
+			if columns++; columns > width {
+				continue
+			}
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 // line sums each destination up over its topics.
