@@ -31,7 +31,7 @@ test-fast: ## unit and in-process tests: under a minute with a warm cache, no se
 	$(GOTEST) ./...
 
 test: lint ## lint, unit, in-process, and the same end to end on real servers; installs what it needs on Debian as root
-	@deploy/local/setup.sh go compiler servers readers
+	@deploy/local/setup.sh go compiler servers readers prometheus
 	@$(MAKE) build
 	@$(MAKE) test-servers
 
@@ -82,6 +82,13 @@ generate: ## write golden files and generated references anew; review the differ
 	$(GOTEST) ./pkg/schema -run Golden -update
 	$(GOTEST) . -run MetricsReference -update
 
+alerts: ## write deploy/prometheus/*.yaml anew
+	go run -tags $(TAGS) ./deploy/prometheus -o deploy/prometheus
+
+test-alerts: ## the alerts: promtool's tests, then a real Prometheus and Alertmanager that see a lag come and go
+	@deploy/local/setup.sh go prometheus
+	MILLRACE_SERVERS=1 $(GOTEST) -count=1 ./deploy/prometheus
+
 stack: ## download (first time) and start real Kafka, Cassandra, Elasticsearch and registry on 127.0.0.1
 	@deploy/local/setup.sh servers
 	@deploy/local/stack.sh up
@@ -107,4 +114,4 @@ $(VENV)/ready: deploy/e2e/readers/requirements.txt
 	$(VENV)/bin/pip install --quiet --requirement $<
 	@touch $@
 
-.PHONY: help run build test test-fast test-servers test-faults soak ci bench lint fmt vuln generate stack stack-down stack-clean
+.PHONY: help run alerts test-alerts build test test-fast test-servers test-faults soak ci bench lint fmt vuln generate stack stack-down stack-clean

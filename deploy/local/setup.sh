@@ -6,6 +6,8 @@
 #   servers   JDK 17 and Maven, for deploy/local/stack.sh
 #   readers   Python 3 with venv, for the readers in deploy/e2e that are not ours
 #   faults    iproute2 and iptables, for the network namespace in which deploy/faults drops packets
+#   prometheus  Debian's Prometheus and Alertmanager with their tools, unpacked into Millrace's cache: nothing is installed,
+#             no service starts
 #
 # On Debian as root it installs what is missing; elsewhere it says what to install and fails.
 set -euo pipefail
@@ -28,6 +30,36 @@ has_jdk_17() {
   has javac && java -version 2>&1 | grep -q ' version "17'
 }
 
+prometheus_in="${XDG_CACHE_HOME:-$HOME/.cache}/millrace/prometheus"
+
+has_prometheus() {
+  local tool
+  for tool in prometheus promtool prometheus-alertmanager amtool; do
+    [ -x "$prometheus_in/usr/bin/$tool" ] || return 1
+  done
+}
+
+# Unpacked beside its place and moved there whole: one that was cut off does not look like one that is done.
+unpack_prometheus() {
+  local new
+  has apt-get && has dpkg || return 0
+  mkdir -p "$(dirname "$prometheus_in")"
+  new=$(mktemp -d "$prometheus_in.XXXXXX")
+  chmod 755 "$new" # apt's own user downloads into it
+  echo "setup: downloading Debian's prometheus and prometheus-alertmanager into $prometheus_in" >&2
+  if (
+    cd "$new" &&
+      { apt-get download -qq prometheus prometheus-alertmanager 2>/dev/null ||
+        { apt-get update -qq && apt-get download -qq prometheus prometheus-alertmanager; }; } >&2 &&
+      for package in *.deb; do dpkg -x "$package" . || exit 1; done &&
+      rm -f -- *.deb
+  ); then
+    rm -rf "$prometheus_in" && mv "$new" "$prometheus_in"
+  else
+    rm -rf "$new"
+  fi
+}
+
 check() {
   missing_packages="" missing_words=""
   local what
@@ -47,6 +79,13 @@ check() {
         has ip || need "ip of iproute2" iproute2
         has iptables || need iptables iptables
         has nsenter || need "nsenter of util-linux" util-linux
+        ;;
+      prometheus)
+        has_prometheus || unpack_prometheus
+        has_prometheus || {
+          echo "setup: Prometheus is missing and could not be had from Debian: put prometheus, promtool, prometheus-alertmanager (Alertmanager under Debian's name) and amtool into $prometheus_in/usr/bin" >&2
+          exit 1
+        }
         ;;
       *) echo "setup: no such step: $what" >&2; exit 2 ;;
     esac
