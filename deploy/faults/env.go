@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/millrace/millrace/pkg/lag"
 	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/servertest/esproxy"
 	"github.com/millrace/millrace/schemas"
@@ -44,6 +45,8 @@ type env struct {
 	ledger       *ledger
 	unread       map[place]key      // records whose dead letters have no value, by where they lie
 	commitsFrom  kadm.ListedOffsets // where the log of commits ended before
+	causes       []lag.Why          // of which the watcher has to name one; none is that nothing is watched
+	watcher      *watcher
 
 	mu        sync.Mutex
 	processes []*process
@@ -115,11 +118,11 @@ func (e *env) elasticsearchProxy() (*esproxy.Proxy, error) {
 func newEnv(ctx context.Context, w *world, s *scenario, b build_, seed uint64) (*env, error) {
 	e := &env{
 		world: w, short: w.opts.Short || w.opts.Soak > 0, seed: seed, binary: b.path(w.opts.out), destinations: destinationNames,
-		rnd: rand.New(rand.NewPCG(seed, uint64(s.number))), //nolint:gosec // to be repeated
+		causes: s.causes, rnd: rand.New(rand.NewPCG(seed, uint64(s.number))), //nolint:gosec // to be repeated
 		run: fmt.Sprintf("f%02d_%x", s.number, time.Now().UnixMilli()), ledger: newLedger(), unread: map[place]key{}, recovery: 3 * time.Minute,
 	}
 	if b.name != sound.name { // it is not expected to recover
-		e.recovery = 45 * time.Second
+		e.recovery, e.causes = 45*time.Second, nil
 	}
 	e.dir = filepath.Join(w.opts.out, "runs", strconv.Itoa(s.number)+"-"+s.name+"-"+b.name)
 	if err := errors.Join(os.RemoveAll(e.dir), os.MkdirAll(e.dir, 0o700)); err != nil { //nolint:gosec // under -out, which the caller names
@@ -144,6 +147,12 @@ func newEnv(ctx context.Context, w *world, s *scenario, b build_, seed uint64) (
 	e.set("stream.batch.age", "200ms")
 	e.set("stream.retry.max", "2s")
 	e.set("stream.retry.attempt", "10s")
+	e.set("stream.report", "1s")
+	e.set("lag.interval", "1s")
+	e.set("lag.groups", []string{})
+	for _, d := range destinationNames {
+		e.set("lag.objectives."+group(d), "3s")
+	}
 	text, err := fs.ReadFile(schemas.Files, "log.avsc")
 	if err != nil {
 		return nil, err
@@ -199,6 +208,11 @@ func (e *env) provision(ctx context.Context) (err error) {
 	}
 	if err := e.command(ctx, "apply", "topics", "apply", "--config", e.config); err != nil {
 		return err
+	}
+	if len(e.causes) > 0 && e.watcher == nil {
+		if err := e.watch(); err != nil {
+			return err
+		}
 	}
 	e.commitsFrom, err = listed(ctx, e.world.adm.ListEndOffsets, commitTopic)
 	if errors.Is(err, kerr.UnknownTopicOrPartition) { // before the first group

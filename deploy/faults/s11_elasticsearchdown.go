@@ -53,6 +53,9 @@ func elasticsearchDown(ctx context.Context, e *env) (evidence, error) {
 	if err != nil {
 		return evidence{}, err
 	}
+	if err := e.awaitCause(ctx); err != nil {
+		return evidence{}, err
+	}
 	if err := proxy.Set(esproxy.Faults{}); err != nil {
 		return evidence{}, err
 	}

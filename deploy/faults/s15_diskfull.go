@@ -51,6 +51,9 @@ func diskFull(ctx context.Context, e *env) (evidence, error) {
 		if err := w.awaitAcked(ctx, pick(e, int64(1000), 30_000), time.Minute); err != nil {
 			return evidence{}, err
 		}
+		if err := e.awaitCause(ctx); err != nil {
+			return evidence{}, err
+		}
 		end, committed, err := e.positions(ctx, "lake")
 		if err != nil {
 			return evidence{}, err

@@ -42,6 +42,9 @@ func registryDown(ctx context.Context, e *env) (evidence, error) {
 	if err != nil {
 		return evidence{}, err
 	}
+	if err := e.awaitCause(ctx); err != nil {
+		return evidence{}, err
+	}
 	letters, err := p.metric(ctx, "millrace_stream_dead_letters_total")
 	if err != nil {
 		return evidence{}, err
@@ -49,7 +52,7 @@ func registryDown(ctx context.Context, e *env) (evidence, error) {
 	if letters > 0 {
 		return evidence{}, fmt.Errorf("%.0f dead letters while the registry is out: nobody knows whether they are bad", letters)
 	}
-	body, err := p.get(ctx, "/api/v1/lag")
+	body, err := p.get(ctx, "/api/v1/consumers")
 	if err != nil {
 		return evidence{}, err
 	}
@@ -64,7 +67,7 @@ func registryDown(ctx context.Context, e *env) (evidence, error) {
 		return evidence{}, err
 	}
 	if !strings.Contains(string(body), "lag_records") {
-		return evidence{}, errors.New("/api/v1/lag says nothing while the registry is out")
+		return evidence{}, errors.New("/api/v1/consumers says nothing while the registry is out")
 	}
 	return evidence{
 		Did:   fmt.Sprintf("registry stopped: known schemas flowed, an unknown one waited through %.0f tries, then %.0f dead letters", waits, after),

@@ -103,7 +103,7 @@ func clocks(ctx context.Context, e *env) (evidence, error) {
 				}
 			}
 			if negative > 0 {
-				wrong = append(wrong, violation{Where: "/api/v1/lag", What: "lags of less than nothing", Count: int64(negative)})
+				wrong = append(wrong, violation{Where: "/api/v1/consumers", What: "lags of less than nothing", Count: int64(negative)})
 			}
 			if indices > 2 { // around midnight
 				wrong = append(wrong, violation{Where: "elasticsearch", What: "indices, want one or two", Count: indices})
@@ -121,7 +121,7 @@ func clocks(ctx context.Context, e *env) (evidence, error) {
 // negativeLags counts the lags of less than nothing that members show.
 func negativeLags(ctx context.Context, members []*process) (n int, err error) {
 	for _, p := range members {
-		body, err := p.get(ctx, "/api/v1/lag")
+		body, err := p.get(ctx, "/api/v1/consumers")
 		if err != nil {
 			return 0, err
 		}
@@ -132,10 +132,10 @@ func negativeLags(ctx context.Context, members []*process) (n int, err error) {
 			} `json:"rows"`
 		}
 		if err := json.Unmarshal(body, &answer); err != nil {
-			return 0, fmt.Errorf("reading /api/v1/lag: %w", err)
+			return 0, fmt.Errorf("reading /api/v1/consumers: %w", err)
 		}
 		if len(answer.Rows) == 0 {
-			return 0, fmt.Errorf("/api/v1/lag of %s has no rows: %s", p.name, body)
+			return 0, fmt.Errorf("/api/v1/consumers of %s has no rows: %s", p.name, body)
 		}
 		for _, r := range answer.Rows {
 			if (r.Records != nil && *r.Records < 0) || (r.Seconds != nil && *r.Seconds < 0) {

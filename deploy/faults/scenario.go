@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/pkg/lag"
 )
 
 // scenario is one thing that goes wrong.
@@ -22,6 +24,8 @@ type scenario struct {
 	// run starts consumers and sources, does the fault, and returns when the system may recover. The sources are stopped
 	// then, the destinations catch up, the processes stop, and everything is read back.
 	run func(ctx context.Context, e *env) (evidence, error)
+	// causes are what the watcher of lag may name while it lasts: one of them it has to. None is that lag has no part in it.
+	causes []lag.Why
 }
 
 // evidence is what shows that the fault hit something.
@@ -30,6 +34,7 @@ type evidence struct {
 	// Bites are counts of which each must be more than 0. Otherwise the scenario has shown nothing, and fails.
 	Bites map[string]int64 `json:"bites"`
 	Notes map[string]any   `json:"notes,omitempty"`
+	Named []string         `json:"causes_named,omitempty"` // by the watcher of lag
 	// After looks at the processes when all have caught up, before they stop.
 	After func(context.Context) error `json:"-"`
 	// Verdict looks at what was found beyond what always must hold, and gives what is wrong.
@@ -67,6 +72,9 @@ func (r *result) line() string {
 		r.Seed, r.Counts.Sent, r.Counts.OK, r.Counts.Failed, r.Counts.Unknown)
 	if r.Evidence.Did != "" {
 		s += r.Evidence.Did + ", "
+	}
+	if len(r.Evidence.Named) > 0 {
+		s += "named as " + strings.Join(r.Evidence.Named, ", ") + ", "
 	}
 	s += fmt.Sprintf("%.0f s", r.total())
 	parts := []string{s}
@@ -167,6 +175,10 @@ func (r *result) check(ctx context.Context, e *env) (err error) {
 	r.Destinations, r.Violations, err = e.check(ctx)
 	if err == nil && r.Evidence.Verdict != nil {
 		r.Violations = append(r.Violations, r.Evidence.Verdict(r.Destinations)...)
+	}
+	if e.watcher != nil {
+		names, wrong := e.watcher.named(e.causes)
+		r.Evidence.Named, r.Violations = names, append(r.Violations, wrong...)
 	}
 	return err
 }
