@@ -15,6 +15,7 @@ import (
 	"github.com/millrace/millrace/pkg/config"
 	"github.com/millrace/millrace/pkg/httpserver"
 	"github.com/millrace/millrace/pkg/kafka"
+	"github.com/millrace/millrace/pkg/lag"
 	"github.com/millrace/millrace/pkg/lakesql"
 	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/stream"
@@ -125,6 +126,9 @@ func loadTypes(c TypesConfig) (*schema.Set, error) {
 	}
 	types := make([]*schema.Type, 0, len(byName))
 	for _, t := range byName {
+		if t.TopicName() == lag.StatusTopic {
+			return nil, fmt.Errorf("the type %s would have the topic %s, in which consumers say how they do: give it another name", t.Name, lag.StatusTopic)
+		}
 		types = append(types, t)
 	}
 	return schema.NewSet(types...)

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -105,5 +108,20 @@ func TestLagTimes(t *testing.T) {
 		if got := seconds(s); got != want {
 			t.Errorf("%v is shown as %s, want %s", s, got, want)
 		}
+	}
+}
+
+// TestTypeOfTheStatusTopic: a type's records must not land among the consumers' reports.
+func TestTypeOfTheStatusTopic(t *testing.T) {
+	text, err := os.ReadFile("schemas/log.avsc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "status.avsc")
+	if err := os.WriteFile(path, bytes.Replace(text, []byte(`"name": "log"`), []byte(`"name": "status"`), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loadTypes(TypesConfig{Files: []string{path}}); err == nil || !strings.Contains(err.Error(), lag.StatusTopic) {
+		t.Errorf("a type named status: %v", err)
 	}
 }
