@@ -26,6 +26,7 @@ type Watcher struct {
 	look    *Look
 	logs    map[Partition]*logState
 	byTopic map[string][]Partition // of the last look
+	gone    map[string]time.Time   // topics that were watched, and when a look last found them deleted
 	groups  map[string]*groupState
 	reports map[string]map[string]*Report // by group and instance
 	skew    time.Duration                 // by how much the brokers' clock is ahead of this one
@@ -75,7 +76,7 @@ const unrestWindow = 10 * time.Minute
 
 // NewWatcher makes one that has seen nothing.
 func NewWatcher(opts Options) *Watcher {
-	return &Watcher{opts: opts, logs: map[Partition]*logState{}, groups: map[string]*groupState{}, reports: map[string]map[string]*Report{}}
+	return &Watcher{opts: opts, logs: map[Partition]*logState{}, groups: map[string]*groupState{}, gone: map[string]time.Time{}, reports: map[string]map[string]*Report{}}
 }
 
 // Failed notes that there could be no look.
@@ -109,9 +110,13 @@ func (w *Watcher) Observe(l *Look) {
 	for p, log := range l.Logs {
 		w.observeLog(p, log, l)
 	}
+	maps.DeleteFunc(w.gone, func(_ string, at time.Time) bool { return l.Ended.Sub(at) > recent })
 	for p, s := range w.logs {
 		switch {
-		case l.Gone[p.Topic] || l.Ended.Sub(s.seen) > time.Hour:
+		case l.Gone[p.Topic]:
+			w.gone[p.Topic] = l.Ended
+			fallthrough
+		case l.Ended.Sub(s.seen) > time.Hour:
 			delete(w.logs, p)
 			for _, g := range w.groups {
 				delete(g.pairs, p)
@@ -197,6 +202,9 @@ func (w *Watcher) observeGroup(name string, g *Group, l *Look) {
 		one := s.pairs[p]
 		if one == nil {
 			one = &pair{committed: -1, topicID: log.TopicID}
+			if _, was := w.gone[p.Topic]; was {
+				one.recreated = l.Ended
+			}
 			s.pairs[p] = one
 		}
 		if g.Err == nil && log.Err == nil {

@@ -251,6 +251,10 @@ func TestHalfALook(t *testing.T) {
 	for _, f := range s.w.View(s.now).Flows {
 		t.Errorf("of a topic that is gone: %+v", f)
 	}
+	half(func(l *Look) { delete(l.Groups, "ours") })
+	if r := s.row("g", 0); r.Why != TopicRecreated {
+		t.Errorf("when it is there again: %s", r.Why)
+	}
 }
 
 // TestBrackets: what is known of a record's time is what two looks say, whatever is forgotten in between.
