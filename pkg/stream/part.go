@@ -64,7 +64,8 @@ type part struct {
 	heads    []head
 	opened   time.Time // append time of the first record of the batch being filled
 	progress time.Time // of the durable prefix, or of what a Keeper accepted
-	waiting  string    // what it waits for, where that is an outage
+	waiting  string    // what its writer waits for, where that is an outage
+	noSchema bool      // its decoder waits for the registry, whatever becomes of what was decoded before
 	busy     int       // goroutines at work
 	size     int       // records that are written at once while some are bad; 0 is a batch
 	bugs     int       // records in a row, up to now, that panicked on their own
@@ -382,8 +383,8 @@ func (d *decoding) decodeOne(ctx context.Context, r *kgo.Record) (codec.Record, 
 		defer d.setBroken("")
 	}
 	d.cut(ctx)
-	d.setWaiting(waitsDecoding)
-	defer d.setWaiting("")
+	d.setNoSchema(true)
+	defer d.setNoSchema(false)
 	var bad error
 	err = d.c.persist(ctx, "decoding", func(ctx context.Context) error {
 		var err error
@@ -485,6 +486,20 @@ func (p *part) setHanding(on bool) {
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
 	p.handing = on
+}
+
+func (p *part) setNoSchema(on bool) {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	p.noSchema = on
+}
+
+// waits says what the partition waits for: its writer, which has what came before, or else its decoder.
+func (p *part) waits() string {
+	if p.waiting == "" && p.noSchema {
+		return waitsDecoding
+	}
+	return p.waiting
 }
 
 func (p *part) setWaiting(what string) {

@@ -57,10 +57,10 @@ func (p *part) blockedOn(now time.Time) string {
 		p.committed, p.uncommitted = committed, now
 	}
 	switch {
-	case p.waiting == waitsDecoding:
-		return onDecode
 	case p.waiting != "", p.handing:
 		return onSink
+	case p.noSchema:
+		return onDecode
 	case p.inHand, len(p.queue) > 0, len(p.passed) > 0:
 		return onDecode
 	case len(p.heads) > 0 && p.c.keeper == nil:

@@ -160,6 +160,30 @@ func TestReportOfWhatBlocks(t *testing.T) {
 	}
 }
 
+// What the decoder waits for is said for as long as it waits, also when what was decoded before it is written meanwhile.
+func TestReportOfTheDecoderBehindAWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.sink.set(func(s *memSink) { s.delay = 3 * time.Second })
+		w.decoder.set(func(d *fakeDecoder) {
+			d.out, d.outAt = errors.New("no registry"), 10
+		})
+		m := w.join(w.sink)
+		w.produce(0, 0, 20)
+		w.applied(10)
+		time.Sleep(5 * time.Second)
+		if p := w.first(w.report(m)); p.Waits != "decoding" || p.State != "waiting: decoding" || p.Applied != 10 {
+			t.Errorf("while the decoder waits: %+v", p)
+		}
+		w.decoder.set(func(d *fakeDecoder) { d.out = nil })
+		w.applied(20)
+		if p := w.first(w.report(m)); p.Waits != "" {
+			t.Errorf("when it is over: %+v", p)
+		}
+		w.stop(m)
+	})
+}
+
 // A few records a second, each of which is committed in time, are no blocking.
 func TestReportOfATrickle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

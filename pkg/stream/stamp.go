@@ -38,7 +38,7 @@ func (c *Consumer) headAt(pos ledger.Position) int64 {
 		return 0
 	}
 	for _, h := range p.heads {
-		if h.first == pos.Offset {
+		if h.first == pos.Offset && !h.time.IsZero() { // else there are only markers
 			return h.time.UnixMilli()
 		}
 	}

@@ -136,3 +136,28 @@ func TestACommitOfBeforeIsStamped(t *testing.T) {
 		w.stop(m)
 	})
 }
+
+// A marker of a transaction is no record: what a batch of markers alone has for a stamp goes into no commit.
+func TestAMarkerIsNoHead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		m := w.join(w.sink)
+		w.produce(0, 0, 10)
+		w.applied(10)
+		w.until("the lag is 0", func() bool { return w.lag() == 0 })
+		m.mu.Lock()
+		for k, p := range m.parts {
+			if k.Partition != 0 {
+				continue
+			}
+			pos, ok := m.ledger.Standing(p.claim)
+			p.heads = []head{{first: pos.Offset, next: pos.Offset + 1}}
+			if at := m.headAt(pos); !ok || at != 0 {
+				t.Errorf("before a marker the head is from %d", at)
+			}
+			p.heads = nil
+		}
+		m.mu.Unlock()
+		w.stop(m)
+	})
+}

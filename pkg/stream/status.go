@@ -74,10 +74,10 @@ func (p *part) status() PartitionStatus {
 			s.Head = r.Timestamp
 		}
 	}
-	if s.State == stateRunning && p.waiting != "" {
-		s.State = "waiting: " + p.waiting
+	s.Waits, s.Failures, s.Error = p.waits(), p.trouble.failures, p.trouble.err
+	if s.State == stateRunning && s.Waits != "" {
+		s.State = "waiting: " + s.Waits
 	}
-	s.Waits, s.Failures, s.Error = p.waiting, p.trouble.failures, p.trouble.err
 	if p.broken != "" {
 		s.Error = bounded(p.broken, maxReportedError)
 	}

@@ -252,9 +252,10 @@ func (s *memSink) times(id string) int {
 
 // fakeDecoder takes the value as the id; "bad..." is a bad record.
 type fakeDecoder struct {
-	mu  sync.Mutex
-	typ *schema.Type
-	out error // an outage
+	mu    sync.Mutex
+	typ   *schema.Type
+	out   error // an outage, of what is from offset outAt on
+	outAt int64
 	// From offset at on, records are of the newer type.
 	at    int64
 	newer *schema.Type
@@ -269,7 +270,7 @@ func (d *fakeDecoder) set(f func(*fakeDecoder)) {
 
 func (d *fakeDecoder) Decode(_ context.Context, r *kgo.Record) (codec.Record, error) {
 	d.mu.Lock()
-	typ, out, hook := d.typ, d.out, d.hook
+	typ, out, outAt, hook := d.typ, d.out, d.outAt, d.hook
 	if d.newer != nil && r.Offset >= d.at {
 		typ = d.newer
 	}
@@ -277,7 +278,7 @@ func (d *fakeDecoder) Decode(_ context.Context, r *kgo.Record) (codec.Record, er
 	if hook != nil {
 		hook(r)
 	}
-	if out != nil {
+	if out != nil && r.Offset >= outAt {
 		return codec.Record{}, out
 	}
 	if bytes.HasPrefix(r.Value, []byte("bad")) {
