@@ -23,15 +23,7 @@ func leaderKilled(ctx context.Context, e *env) (evidence, error) {
 	if err := w.awaitAcked(ctx, flow, time.Minute); err != nil {
 		return evidence{}, err
 	}
-	gone, err := e.world.leader(ctx, e.topic(), int32(e.rnd.IntN(e.typ.Topic.Partitions))) //nolint:gosec // few
-	if err != nil {
-		return evidence{}, err
-	}
-	before, err := e.world.partitions(ctx, e.topic())
-	if err != nil {
-		return evidence{}, err
-	}
-	inFlight, err := w.awaitInFlight(ctx)
+	gone, led, inFlight, err := e.aim(ctx, w)
 	if err != nil {
 		return evidence{}, err
 	}
@@ -53,7 +45,6 @@ func leaderKilled(ctx context.Context, e *env) (evidence, error) {
 	if err := w.awaitAcked(ctx, flow/2, time.Minute); err != nil {
 		return evidence{}, err
 	}
-	led := leads(before, gone)
 	return evidence{
 		Did: fmt.Sprintf("killed %s, which led %d partitions, with %d records in flight; other leaders after %.1f s, %d requests cut off",
 			gone, led, inFlight, took.Seconds(), w.failed.Load()),

@@ -15,10 +15,6 @@ func bounces(ctx context.Context, e *env) (evidence, error) {
 	}
 	var led, inFlight, controllers int64
 	for i := range 5 {
-		before, err := e.world.partitions(ctx, e.topic())
-		if err != nil {
-			return evidence{}, err
-		}
 		victim, err := e.world.leader(ctx, e.topic(), int32(e.rnd.IntN(e.typ.Topic.Partitions))) //nolint:gosec // few
 		if err == nil && i%2 == 1 {
 			victim, err = e.world.controller(ctx)
@@ -27,12 +23,12 @@ func bounces(ctx context.Context, e *env) (evidence, error) {
 		if err != nil {
 			return evidence{}, err
 		}
-		n, err := w.awaitInFlight(ctx)
+		leads, n, err := e.aimAt(ctx, w, victim)
 		if err != nil {
 			return evidence{}, err
 		}
 		inFlight += n
-		led += leads(before, victim)
+		led += leads
 		if err := victim.kill(ctx); err != nil {
 			return evidence{}, err
 		}

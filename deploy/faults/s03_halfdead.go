@@ -15,15 +15,7 @@ func halfDead(ctx context.Context, e *env) (evidence, error) {
 	if err != nil {
 		return evidence{}, err
 	}
-	gone, err := e.world.leader(ctx, e.topic(), int32(e.rnd.IntN(e.typ.Topic.Partitions))) //nolint:gosec // few
-	if err != nil {
-		return evidence{}, err
-	}
-	before, err := e.world.partitions(ctx, e.topic())
-	if err != nil {
-		return evidence{}, err
-	}
-	inFlight, err := w.awaitInFlight(ctx)
+	gone, led, inFlight, err := e.aim(ctx, w)
 	if err != nil {
 		return evidence{}, err
 	}
@@ -55,7 +47,6 @@ func halfDead(ctx context.Context, e *env) (evidence, error) {
 	if err := e.world.cluster.heal(ctx, e.world.adm); err != nil {
 		return evidence{}, err
 	}
-	led := leads(before, gone)
 	return evidence{
 		Did: fmt.Sprintf("cut off %s, which led %d partitions and had %d connections that stayed open, with %d records in flight; "+
 			"other leaders after %.1f s, all flowed after %.1f s, %d requests timed out",

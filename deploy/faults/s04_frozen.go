@@ -17,20 +17,12 @@ func frozen(ctx context.Context, e *env) (evidence, error) {
 	rounds, stopped, going := pick(e, 2, 5), pick(e, 8*time.Second, 45*time.Second), pick(e, time.Second, 20*time.Second)
 	var led, inFlight, shrunk int64
 	for i := range rounds {
-		gone, err := e.world.leader(ctx, e.topic(), int32(e.rnd.IntN(e.typ.Topic.Partitions))) //nolint:gosec // few
-		if err != nil {
-			return evidence{}, err
-		}
-		before, err := e.world.partitions(ctx, e.topic())
-		if err != nil {
-			return evidence{}, err
-		}
-		n, err := w.awaitInFlight(ctx)
+		gone, leads, n, err := e.aim(ctx, w)
 		if err != nil {
 			return evidence{}, err
 		}
 		inFlight += n
-		led += leads(before, gone)
+		led += leads
 		begun := time.Now()
 		if err := gone.signal(syscall.SIGSTOP); err != nil {
 			return evidence{}, err

@@ -219,6 +219,26 @@ func (w *workload) awaitInFlight(ctx context.Context) (n int64, err error) {
 	return 0, errors.New("no record was in flight for 10 s: the fault would hit nothing")
 }
 
+// aim picks a broker that leads a partition of the topic, at a moment in which records are in flight: how many it leads, and
+// how many those are.
+func (e *env) aim(ctx context.Context, w *workload) (at *broker, led, inFlight int64, err error) {
+	at, err = e.world.leader(ctx, e.topic(), int32(e.rnd.IntN(e.typ.Topic.Partitions))) //nolint:gosec // few
+	if err == nil {
+		led, inFlight, err = e.aimAt(ctx, w, at)
+	}
+	return at, led, inFlight, err
+}
+
+// aimAt does the same at a broker that is chosen already.
+func (e *env) aimAt(ctx context.Context, w *workload, at *broker) (led, inFlight int64, err error) {
+	all, err := e.world.partitions(ctx, e.topic())
+	if err != nil {
+		return 0, 0, err
+	}
+	inFlight, err = w.awaitInFlight(ctx)
+	return leads(all, at), inFlight, err
+}
+
 // health says whether a source has ended by itself.
 func (w *workload) health() error {
 	select {
