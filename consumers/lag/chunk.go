@@ -145,8 +145,12 @@ type frameReader struct {
 	failed bool
 }
 
-func (r *frameReader) number() uint64 {
-	n, size := binary.Uvarint(r.b)
+func (r *frameReader) number() uint64 { return take(r, binary.Uvarint) }
+func (r *frameReader) signed() int64  { return take(r, binary.Varint) }
+
+// take reads one varint of either kind.
+func take[N uint64 | int64](r *frameReader, varint func([]byte) (N, int)) N {
+	n, size := varint(r.b)
 	if size <= 0 {
 		r.failed = true
 		return 0
@@ -164,16 +168,6 @@ func (r *frameReader) bytes() []byte {
 	out := r.b[:n]
 	r.b = r.b[n:]
 	return out
-}
-
-func (r *frameReader) signed() int64 {
-	n, size := binary.Varint(r.b)
-	if size <= 0 {
-		r.failed = true
-		return 0
-	}
-	r.b = r.b[size:]
-	return n
 }
 
 // readFrame gives the points of one frame. names are the subjects of the file by their numbers, and grow.

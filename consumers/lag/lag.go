@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -182,7 +184,7 @@ func (m *Monitor) once(ctx context.Context, look *looker) {
 	}
 	if err != nil {
 		m.counters.fail()
-		m.watcher.Failed(m.deps.Now(), err)
+		m.watcher.Failed(err)
 		m.tel.Log.Warn("looking at the consumer groups; the next interval tries again", "err", err)
 	} else {
 		look.adjust(seen)
@@ -239,18 +241,8 @@ func newLooker(deps Deps, want func(string) bool) (*looker, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("making a Kafka client: %w", err)
 	}
-	topics := map[string]bool{}
-	var names []string
-	for _, list := range deps.Own {
-		for _, t := range list {
-			if !topics[t] {
-				topics[t] = true
-				names = append(names, t)
-			}
-		}
-	}
 	return &looker{
-		reader: lag.NewReader(cl, calls, names, want, deps.Now), finder: lag.NewFinder(cl), clientStamps: deps.ClientStamps,
+		reader: lag.NewReader(cl, calls, slices.Concat(slices.Collect(maps.Values(deps.Own))...), want, deps.Now), finder: lag.NewFinder(cl), clientStamps: deps.ClientStamps,
 	}, cl.Close, nil
 }
 

@@ -286,7 +286,8 @@ func serveOne(t *testing.T) (*Monitor, *httptest.Server) {
 	return m, server
 }
 
-func ask(t *testing.T, server *httptest.Server, path string, into any) int {
+// get is a request to the API.
+func get(t *testing.T, server *httptest.Server, path string) *http.Response {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+path, http.NoBody)
 	if err != nil {
@@ -296,6 +297,12 @@ func ask(t *testing.T, server *httptest.Server, path string, into any) int {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return resp
+}
+
+func ask(t *testing.T, server *httptest.Server, path string, into any) int {
+	t.Helper()
+	resp := get(t, server, path)
 	defer resp.Body.Close()
 	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
 		t.Errorf("%s: %v", path, err)
@@ -343,14 +350,7 @@ func TestAPI(t *testing.T) {
 // TestEvents: the view there is, each that comes, and the end.
 func TestEvents(t *testing.T) {
 	m, server := serveOne(t)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/api/v1/lag/events?group=g", http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := server.Client().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	resp := get(t, server, "/api/v1/lag/events?group=g")
 	defer resp.Body.Close()
 	if got := resp.Header.Get("Content-Type"); got != "text/event-stream" {
 		t.Errorf("content type %s", got)

@@ -76,7 +76,7 @@ func (c *groupContext) blindCause(log *logState) Cause {
 
 // window is over how long a status is told.
 func (c *groupContext) window() time.Duration {
-	return max(windowLooks*c.w.opts.Interval, minWindow, c.objective)
+	return max(c.w.window(), c.objective)
 }
 
 // troubled says whether there is anything to explain.
@@ -87,11 +87,8 @@ func (c *groupContext) troubled(r *Row) bool {
 	return r.lag() > 0 && (r.Status != OK || r.Age.atMost() > c.patience())
 }
 
-// patience is how old an unread record may be, in seconds, without that anything is wrong: as the objective says, and no
-// less than some looks.
-func (c *groupContext) patience() float64 {
-	return max(c.objective.Seconds(), 3*c.w.opts.Interval.Seconds())
-}
+// patience is how old an unread record may be, in seconds, without that anything is wrong.
+func (c *groupContext) patience() float64 { return c.w.patience(c.objective) }
 
 // diagnose names the first cause that holds.
 func (c *groupContext) diagnose(r *Row, p Partition, one *pair, log *logState) Cause {
@@ -137,21 +134,20 @@ func (c *groupContext) said(p Partition, one *pair) (Cause, bool) {
 	if says == nil || of.stale(c.now.Add(c.w.skew)) {
 		return Cause{}, false
 	}
-	state := strings.TrimPrefix(says.State, "waiting: ")
 	switch {
-	case says.Waits == "decoding" || state == "decoding":
+	case says.Waits == WaitsDecoding:
 		return because(RegistryDown, "the decoder waits at offset %d: %s", says.Applied, says.Error), true
-	case says.Waits == "throttled" || state == "throttled":
+	case says.Waits == WaitsThrottled:
 		return because(SinkSlow, "the destination turns work away: %s", says.Error), true
-	case says.Waits == "sink panics" || state == "sink panics":
+	case says.Waits == WaitsPanics:
 		return because(Poison, "the consumer fails at offset %d: %s", says.Applied, says.Error), true
-	case says.Waits == "writing" || state == "writing":
+	case says.Waits == WaitsWriting:
 		return because(SinkDown, "writes of offset %d on fail: %s", says.Applied, says.Error), true
-	case says.State == "wedged":
+	case says.State == StateWedged:
 		return because(StuckMember, "a call of the consumer on %s does not come back, at offset %d", of.Host, says.Applied), true
-	case says.State == "recreated" || says.State == "halted":
+	case says.State == StateRecreated || says.State == StateHalted:
 		return because(TopicRecreated, "the consumer has stopped the partition: %s", says.State), true
-	case says.Applied > one.committed && one.committed >= 0 && of.Blocked.Commit > 0.5 && c.w.look.Ended.Sub(one.track.still()) > commitPatience:
+	case says.Applied > one.committed && one.committed >= 0 && of.Blocked.Commit > 0.5 && c.now.Sub(one.track.still()) > commitPatience:
 		return because(CommitStalled, "applied up to %d, committed up to %d since %s", says.Applied, one.committed, one.track.still().UTC().Format(time.TimeOnly)), true
 	case of.Blocked.Sink > 0.5:
 		return because(SinkSlow, "%.0f %% of the time goes to waiting for the destination", 100*of.Blocked.Sink), true
@@ -167,7 +163,7 @@ const commitPatience = 20 * time.Second
 // heldBack says whether all that the group could read lies behind an open transaction, for longer than its lag may last. For
 // one that reads committed records only that is no lag, and new records do not reach it all the same.
 func (c *groupContext) heldBack(r *Row, log *logState) bool {
-	if log.Stable >= log.End || c.w.look.Ended.Sub(log.openFor).Seconds() <= c.patience() {
+	if log.Stable >= log.End || c.now.Sub(log.openFor).Seconds() <= c.patience() {
 		return false
 	}
 	return r.from() >= log.Stable
@@ -175,7 +171,7 @@ func (c *groupContext) heldBack(r *Row, log *logState) bool {
 
 // guess is what positions alone tell, of anybody's consumers.
 func (c *groupContext) guess(r *Row, p Partition, one *pair, log *logState) Cause {
-	still := c.w.look.Ended.Sub(one.track.still())
+	still := c.now.Sub(one.track.still())
 	if r.Status == Stall {
 		if c.siblingsMove(p, one) {
 			return because(Poison, "the commit has stood at %d for %.0f s, while the same member's other partitions move", one.committed, still.Seconds())
@@ -189,7 +185,7 @@ func (c *groupContext) guess(r *Row, p Partition, one *pair, log *logState) Caus
 	if mean, others := c.means(p); mean > 0 && float64(r.lag()) > 3*mean && *in > 2*others {
 		return because(Skew, "%d records wait here and %.0f on average on the others; %.0f/s come here, %.0f/s there", r.lag(), mean, *in, others)
 	}
-	if before, ok := log.before(c.w.look.Ended, c.window()); ok && *in > 2*before {
+	if before, ok := log.before(c.now, c.window()); ok && *in > 2*before {
 		return because(ProducerBurst, "%.0f/s come, %.0f/s did before; %.0f/s are read", *in, before, *out)
 	}
 	if *out < *in {
@@ -203,7 +199,7 @@ func (c *groupContext) siblingsMove(p Partition, one *pair) bool {
 	owner := c.owners[p]
 	since := one.track.still()
 	for q, other := range c.g.pairs {
-		if q != p && c.owners[q] == owner && other.track.still().After(since) && c.w.look.Ended.Sub(other.track.still()) < c.window() {
+		if q != p && c.owners[q] == owner && other.track.still().After(since) && c.now.Sub(other.track.still()) < c.window() {
 			return true
 		}
 	}

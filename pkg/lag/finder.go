@@ -74,7 +74,7 @@ func (w *Watcher) questions(now time.Time) (byTime, byReading []question) {
 		if g.Err != nil {
 			continue
 		}
-		objective := w.opts.Objective(name)
+		limit := w.patience(w.opts.Objective(name))
 		for p, one := range g.pairs {
 			log := w.logs[p]
 			if log == nil || log.Err != nil || one.head == nil || len(one.track.marks) == 0 {
@@ -82,12 +82,10 @@ func (w *Watcher) questions(now time.Time) (byTime, byReading []question) {
 			}
 			q := question{group: name, p: p, one: one, log: log, end: w.endFor(name, log)}
 			lag := q.end - one.from
-			still := one.track.stands()
-			if q.count = lag > 0 && lag <= countable && still && one.probed < q.end; q.count {
+			if q.count = lag > 0 && lag <= countable && one.track.stands() && one.probed < q.end; q.count {
 				byReading = append(byReading, q)
 				continue
 			}
-			limit := max(objective, 3*w.opts.Interval).Seconds()
 			if q.end <= one.head.offset || one.head.at.width() <= precise || one.head.seconds(now).atMost() <= limit {
 				continue
 			}

@@ -10,11 +10,8 @@ import (
 // more: what is long ago is known less exactly, and never wrongly.
 const maxSamples = 256
 
-// sample is the ends of a log as one look saw them: at some time from begun to ended, in milliseconds.
-type sample struct {
-	begun, ended int64
-	end, stable  int64
-}
+// sample is the end of a log as one look saw it: at some time from begun to ended, in milliseconds.
+type sample struct{ begun, ended, end int64 }
 
 // ends is what is remembered of a log's ends, oldest first.
 type ends []sample
@@ -23,7 +20,7 @@ func (e ends) point(i int) point { return point{e[i].ended, e[i].end} }
 
 // add remembers one more look. While a log stands still its last two looks are enough.
 func (e ends) add(s sample) ends {
-	if n := len(e); n >= 2 && e[n-1].end == s.end && e[n-2].end == s.end && e[n-1].stable == s.stable {
+	if n := len(e); n >= 2 && e[n-1].end == s.end && e[n-2].end == s.end {
 		e[n-1] = s
 		return e
 	}

@@ -61,10 +61,8 @@ type Group struct {
 // Topic is how one is kept.
 type Topic struct {
 	AppendTime     bool          // its timestamps are the brokers'
-	Retention      time.Duration // 0 is for ever
+	Retention      time.Duration // 0 is for ever, as in a topic that is only compacted
 	RetentionBytes int64         // of each partition; 0 is no bound
-	Compacted      bool
-	Deleted        bool // what is past the retention is deleted; otherwise there is none
 }
 
 // Look is a cluster as it was at one time. Commits were read before ends, so that a group that keeps up does not look ahead.

@@ -359,6 +359,7 @@ func (r *Reader) howKept(ctx context.Context, l *Look) {
 
 func topicOf(d kadm.ResourceConfig) Topic {
 	var t Topic
+	deletes := false
 	for _, c := range d.Configs {
 		value := deref(c.Value)
 		n, err := strconv.ParseInt(value, 10, 64)
@@ -366,7 +367,7 @@ func topicOf(d kadm.ResourceConfig) Topic {
 		case "message.timestamp.type":
 			t.AppendTime = value == "LogAppendTime"
 		case "cleanup.policy":
-			t.Compacted, t.Deleted = strings.Contains(value, "compact"), strings.Contains(value, "delete")
+			deletes = strings.Contains(value, "delete")
 		case "retention.ms":
 			if err == nil && n > 0 {
 				t.Retention = time.Duration(min(n, int64(1<<62)/int64(time.Millisecond))) * time.Millisecond
@@ -377,7 +378,7 @@ func topicOf(d kadm.ResourceConfig) Topic {
 			}
 		}
 	}
-	if !t.Deleted {
+	if !deletes {
 		t.Retention, t.RetentionBytes = 0, 0
 	}
 	return t

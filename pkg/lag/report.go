@@ -7,7 +7,7 @@ import (
 )
 
 // StatusTopic is where Millrace's consumers say how they do: compacted, one partition, a record per consumer process and
-// group. What a dead one said last stays, with its time.
+// group. What a dead one said last stays for a week, with its time.
 const StatusTopic = "millrace.status"
 
 // Report is what one process says of its consumer of one group.
@@ -39,10 +39,25 @@ type PartitionReport struct {
 	Committed int64  `json:"committed"`
 	Head      int64  `json:"head_ms,omitempty"` // timestamp of the oldest record held that is not applied; 0 if none is
 	State     string `json:"state"`             // as pkg/stream says
-	Waits     string `json:"waits,omitempty"`   // for what, where that is an outage: writing, throttled, decoding, ...
+	Waits     string `json:"waits,omitempty"`   // for what, where that is an outage
 	Failures  int    `json:"failures,omitempty"`
 	Error     string `json:"error,omitempty"` // the last
 }
+
+// What a partition waits for in an outage.
+const (
+	WaitsWriting   = "writing"     // writes fail
+	WaitsThrottled = "throttled"   // the destination turns work away
+	WaitsDecoding  = "decoding"    // the registry does not answer
+	WaitsPanics    = "sink panics" // at every record
+)
+
+// The states of a partition that explain its lag.
+const (
+	StateRecreated = "recreated" // stopped: the topic is not the one it was
+	StateHalted    = "halted"    // stopped: the destination's own offsets wait for an operator, as a table rolled back
+	StateWedged    = "wedged"    // the sink or the decoder does not come back
+)
 
 // Key is the record's in the topic.
 func (r *Report) Key() []byte { return []byte(r.Group + "/" + r.Instance) }

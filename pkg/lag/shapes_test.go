@@ -307,13 +307,8 @@ func shapes() map[string]func(*sim) {
 			s.want("g", 0, OK, "")
 		},
 		"the destination is down": func(s *sim) {
-			s.group("ours", 1)
-			s.run(120, s.steady("ours"))
-			s.run(settle, func(int) {
-				each(func(p int32) { s.produce(p, 10) })
-				s.report(Blocked{Sink: 1}, func(r *PartitionReport) {
-					r.State, r.Waits, r.Failures, r.Error = "waiting: writing", "writing", 7, "connection refused"
-				})
+			s.stuck(Blocked{Sink: 1}, func(r *PartitionReport) {
+				r.State, r.Waits, r.Failures, r.Error = "waiting: writing", "writing", 7, "connection refused"
 			})
 			s.want("ours", 0, Stall, SinkDown)
 			if r := s.row("ours", 0); r.AppliedAge.Method != ByReport || *r.AppliedRecords != *r.Records || *r.FetchedRecords != 0 {
@@ -329,34 +324,19 @@ func shapes() map[string]func(*sim) {
 			s.want("ours", 0, Warn, SinkSlow)
 		},
 		"the registry is down": func(s *sim) {
-			s.group("ours", 1)
-			s.run(120, s.steady("ours"))
-			s.run(settle, func(int) {
-				each(func(p int32) { s.produce(p, 10) })
-				s.report(Blocked{Decode: 1}, func(r *PartitionReport) {
-					r.State, r.Waits, r.Error = "waiting: decoding", "decoding", "registry: refused"
-				})
+			s.stuck(Blocked{Decode: 1}, func(r *PartitionReport) {
+				r.State, r.Waits, r.Error = "waiting: decoding", "decoding", "registry: refused"
 			})
 			s.want("ours", 0, Stall, RegistryDown)
 		},
 		"the consumer panics at a record": func(s *sim) {
-			s.group("ours", 1)
-			s.run(120, s.steady("ours"))
-			s.run(settle, func(int) {
-				each(func(p int32) { s.produce(p, 10) })
-				s.report(Blocked{Sink: 1}, func(r *PartitionReport) {
-					r.State, r.Waits, r.Error = "waiting: sink panics", "sink panics", "panic: index"
-				})
+			s.stuck(Blocked{Sink: 1}, func(r *PartitionReport) {
+				r.State, r.Waits, r.Error = "waiting: sink panics", "sink panics", "panic: index"
 			})
 			s.want("ours", 0, Stall, Poison)
 		},
 		"commits do not get through": func(s *sim) {
-			s.group("ours", 1)
-			s.run(120, s.steady("ours"))
-			s.run(settle, func(int) {
-				each(func(p int32) { s.produce(p, 10) })
-				s.report(Blocked{Commit: 1}, func(r *PartitionReport) { r.Applied, r.Head = r.Fetched, 0 })
-			})
+			s.stuck(Blocked{Commit: 1}, func(r *PartitionReport) { r.Applied, r.Head = r.Fetched, 0 })
 			s.want("ours", 0, Stall, CommitStalled)
 			if r := s.row("ours", 0); *r.AppliedRecords != 0 || *r.AppliedAge.High != 0 {
 				s.t.Errorf("all is applied: %+v", r)
@@ -371,12 +351,7 @@ func shapes() map[string]func(*sim) {
 			s.want("ours", 0, Warn, FetchSlow)
 		},
 		"a call that does not come back": func(s *sim) {
-			s.group("ours", 1)
-			s.run(120, s.steady("ours"))
-			s.run(settle, func(int) {
-				each(func(p int32) { s.produce(p, 10) })
-				s.report(Blocked{Sink: 1}, func(r *PartitionReport) { r.State = "wedged" })
-			})
+			s.stuck(Blocked{Sink: 1}, func(r *PartitionReport) { r.State = "wedged" })
 			s.want("ours", 0, Stall, StuckMember)
 		},
 		"a report that is old": func(s *sim) { // says nothing any more

@@ -145,7 +145,7 @@ func (s *sim) observe() {
 	s.t.Helper()
 	l, err := s.look()
 	if err != nil {
-		s.w.Failed(s.now, err)
+		s.w.Failed(err)
 	} else {
 		s.w.Observe(l)
 	}
@@ -257,6 +257,17 @@ func each(do func(p int32)) {
 	for p := range int32(3) {
 		do(p)
 	}
+}
+
+// stuck is our consumer that keeps up, and then does not move while it says why.
+func (s *sim) stuck(blocked Blocked, says func(*PartitionReport)) {
+	s.t.Helper()
+	s.group("ours", 1)
+	s.run(120, s.steady("ours"))
+	s.run(settle, func(int) {
+		each(func(p int32) { s.produce(p, 10) })
+		s.report(blocked, says)
+	})
 }
 
 // report says something of our consumer, from now on.

@@ -2,6 +2,7 @@ package lag
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -243,7 +244,6 @@ type groupContext struct {
 	committed bool
 	objective time.Duration
 	owners    map[Partition]*Member
-	reports   []*Report
 	says      map[Partition]*PartitionReport // the freshest of each
 	of        map[Partition]*Report
 }
@@ -258,11 +258,8 @@ func (w *Watcher) group(g *groupState, now time.Time, blind string) *groupContex
 			c.owners[p] = &g.Members[i]
 		}
 	}
-	for _, r := range w.reports[g.Name] {
-		c.reports = append(c.reports, r)
-	}
-	slices.SortFunc(c.reports, func(a, b *Report) int { return cmp.Or(a.At.Compare(b.At), strings.Compare(a.Instance, b.Instance)) })
-	for _, r := range c.reports { // the latest last
+	byAge := func(a, b *Report) int { return cmp.Or(a.At.Compare(b.At), strings.Compare(a.Instance, b.Instance)) }
+	for _, r := range slices.SortedFunc(maps.Values(w.reports[g.Name]), byAge) { // the latest last
 		for i := range r.Partitions {
 			p := Partition{r.Partitions[i].Topic, r.Partitions[i].Partition}
 			c.says[p], c.of[p] = &r.Partitions[i], r
@@ -396,7 +393,7 @@ func (r *Row) from() int64 {
 // newest record is past the retention, or when the log is larger than it may be without it.
 func (w *Watcher) headroom(r *Row, p Partition, log *logState) {
 	t := w.look.Topics[p.Topic]
-	if r.lag() <= 0 || (t.Compacted && t.Retention == 0 && t.RetentionBytes == 0) {
+	if r.lag() <= 0 {
 		return
 	}
 	least := math.Inf(1)

@@ -30,8 +30,7 @@ type Watcher struct {
 	groups  map[string]*groupState
 	reports map[string]map[string]*Report // by group and instance
 	skew    time.Duration                 // by how much the brokers' clock is ahead of this one
-	failed  time.Time                     // when a look last failed
-	failure error
+	failure error                         // why there was no look since
 }
 
 // logState is what is remembered of a log.
@@ -53,7 +52,7 @@ type groupState struct {
 	seen    time.Time
 	changes []time.Time // when its members or its generation changed, of the last ten minutes
 	unrest  []time.Time // when it was seen between two generations, of the last ten minutes
-	looks   int         // of the last ten minutes
+	looks   int         // since it was first seen
 	members string
 	pairs   map[Partition]*pair
 }
@@ -63,7 +62,7 @@ type pair struct {
 	topicID   [16]byte
 	committed int64 // -1 where it never did
 	track     track
-	head      *head // of the record at from
+	head      *head // of the first record that is not past the commit, as far as is known
 	from      int64 // the first offset that is not past the commit
 	exact     int64 // records from there to probed, as far as they were counted
 	probed    int64 // 0 is that nothing was
@@ -79,8 +78,8 @@ func NewWatcher(opts Options) *Watcher {
 	return &Watcher{opts: opts, logs: map[Partition]*logState{}, groups: map[string]*groupState{}, gone: map[string]time.Time{}, reports: map[string]map[string]*Report{}}
 }
 
-// Failed notes that there could be no look.
-func (w *Watcher) Failed(at time.Time, err error) { w.failed, w.failure = at, err }
+// Failed notes why there could be no look.
+func (w *Watcher) Failed(err error) { w.failure = err }
 
 // Report takes what a consumer says of itself; nil is that it has stopped in order.
 func (w *Watcher) Report(group, instance string, r *Report) {
@@ -96,6 +95,15 @@ func (w *Watcher) Report(group, instance string, r *Report) {
 
 // Skew notes by how much the brokers' clock is ahead of this machine's.
 func (w *Watcher) Skew(by time.Duration) { w.skew = by }
+
+// window is over how long a status is told, at least.
+func (w *Watcher) window() time.Duration { return max(windowLooks*w.opts.Interval, minWindow) }
+
+// patience is how old an unread record may be, in seconds, without that anything is wrong: as the objective says, and no
+// less than some looks.
+func (w *Watcher) patience(objective time.Duration) float64 {
+	return max(objective, 3*w.opts.Interval).Seconds()
+}
 
 // here is a broker's stamp in this machine's time.
 func (w *Watcher) here(ms int64) time.Time { return time.UnixMilli(ms).Add(-w.skew) }
@@ -170,8 +178,8 @@ func (w *Watcher) observeLog(p Partition, log *Log, l *Look) {
 		// The log has lost its tail, or this machine's clock was set back: nothing that was seen holds.
 		s.ends = nil
 	}
-	defer s.flow(l.Ended, max(windowLooks*w.opts.Interval, minWindow))
-	s.ends = s.ends.add(sample{begun: l.From.UnixMilli(), ended: l.Ended.UnixMilli(), end: log.End, stable: log.Stable})
+	defer s.flow(l.Ended, w.window())
+	s.ends = s.ends.add(sample{begun: l.From.UnixMilli(), ended: l.Ended.UnixMilli(), end: log.End})
 	switch {
 	case log.Stable >= log.End:
 		s.openFor = time.Time{}

@@ -22,7 +22,7 @@ func TestWatcherHoldsWhateverItSees(t *testing.T) {
 			now = now.Add(time.Duration(rng.IntN(20_000)-100) * time.Millisecond) // a clock that is set back now and then
 			switch rng.IntN(10) {
 			case 0:
-				w.Failed(now, errors.New("no broker"))
+				w.Failed(errors.New("no broker"))
 			case 1:
 				w.Skew(time.Duration(rng.IntN(7200)-3600) * time.Second)
 			case 2:
@@ -163,7 +163,7 @@ func TestHeadroom(t *testing.T) {
 	if r := s.row("g", 0); r.Headroom == nil || *r.Headroom < 299 || *r.Headroom > 301 {
 		t.Errorf("by size: %v, want 300", r.Headroom)
 	}
-	s.topics["t"] = Topic{Compacted: true}
+	s.topics["t"] = Topic{}
 	s.observe()
 	if r := s.row("g", 0); r.Headroom != nil {
 		t.Errorf("where nothing is deleted: %v", *r.Headroom)
@@ -261,7 +261,7 @@ func TestHalfALook(t *testing.T) {
 func TestBrackets(t *testing.T) {
 	var e ends
 	for i := range int64(5000) {
-		e = e.add(sample{begun: i * 10_000, ended: i*10_000 + 100, end: i * 100, stable: i * 100})
+		e = e.add(sample{begun: i * 10_000, ended: i*10_000 + 100, end: i * 100})
 	}
 	if len(e) > maxSamples {
 		t.Errorf("%d samples", len(e))

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"runtime/debug"
 	"time"
+
+	"github.com/millrace/millrace/pkg/lag"
 )
 
 // aloneTries is how often a record panics on its own before it is a dead letter.
@@ -142,7 +144,7 @@ func (d *delivery) probe(ctx context.Context, err error) error {
 		d.c.mu.Lock()
 		d.broken = fmt.Sprintf("the sink panicked at the last %d records and stored none; no more dead letters are made: "+
 			"repair the sink, or raise stream.retry.bugs where the records are to blame: %.300v", d.bugs, err)
-		d.waiting = waitsPanics
+		d.waiting = lag.WaitsPanics
 		d.c.mu.Unlock()
 		if d.c.quiet.allow("panics " + d.key.Topic) {
 			d.c.tel.Log.Error("the sink panics at every record; no more dead letters are made, and single records are tried",

@@ -14,6 +14,7 @@ import (
 
 	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/failpoint"
+	"github.com/millrace/millrace/pkg/lag"
 )
 
 type breaker = circuitbreaker.CircuitBreaker[any]
@@ -228,8 +229,8 @@ func (d *delivery) retrying(e failsafe.ExecutionScheduledEvent[any]) {
 	if errors.Is(e.LastError(), circuitbreaker.ErrOpen) {
 		return
 	}
-	if d.setWaiting(waitsWriting); Classify(e.LastError()) == ClassThrottle {
-		d.setWaiting(waitsThrottled)
+	if d.setWaiting(lag.WaitsWriting); Classify(e.LastError()) == ClassThrottle {
+		d.setWaiting(lag.WaitsThrottled)
 	}
 	if d.c.quiet.allow("writing " + d.key.Topic) {
 		d.c.tel.Log.Warn("writing a batch failed; it is tried again", "topic", d.key.Topic, "partition", d.key.Partition,
@@ -308,7 +309,7 @@ func (d *delivery) count(err error) {
 // throttled is told by a Scatter when the destination turned one of its requests away.
 func (d *delivery) throttled(err error) {
 	d.c.metrics.retries.WithLabelValues("request", string(ClassThrottle)).Inc()
-	d.setWaiting(waitsThrottled)
+	d.setWaiting(lag.WaitsThrottled)
 	if d.c.quiet.allow("throttled " + d.key.Topic) {
 		d.c.tel.Log.Warn("the destination turns work away; it is tried again, with fewer requests at once",
 			"topic", d.key.Topic, "partition", d.key.Partition, "err", err)

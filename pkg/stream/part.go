@@ -12,28 +12,21 @@ import (
 
 	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/failpoint"
+	"github.com/millrace/millrace/pkg/lag"
 	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/stream/ledger"
 )
 
 // States of a partition, as Status shows them.
 const (
-	stateStarting  = "starting"  // assigned, and where to start is being found out
-	stateRunning   = "running"   //
-	stateDraining  = "draining"  // being given up
-	stateSeeking   = "seeking"   // starting again from another offset
-	stateRecreated = "recreated" // stopped: the topic is not the one it was
-	stateHalted    = "halted"    // stopped: the destination's own offsets wait for an operator, as a table rolled back
-	stateWedged    = "wedged"    // the sink or the decoder does not come back
+	stateStarting  = "starting" // assigned, and where to start is being found out
+	stateRunning   = "running"  //
+	stateDraining  = "draining" // being given up
+	stateSeeking   = "seeking"  // starting again from another offset
+	stateRecreated = lag.StateRecreated
+	stateHalted    = lag.StateHalted
+	stateWedged    = lag.StateWedged
 	stateGone      = "gone"
-)
-
-// What a partition waits for in an outage, as Status shows it.
-const (
-	waitsWriting   = "writing"     // writes fail
-	waitsThrottled = "throttled"   // the destination turns work away
-	waitsDecoding  = "decoding"    // the registry does not answer
-	waitsPanics    = "sink panics" // at every record
 )
 
 // part is one partition under one claim. A partition that starts again is another part.
@@ -497,7 +490,7 @@ func (p *part) setNoSchema(on bool) {
 // waits says what the partition waits for: its writer, which has what came before, or else its decoder.
 func (p *part) waits() string {
 	if p.waiting == "" && p.noSchema {
-		return waitsDecoding
+		return lag.WaitsDecoding
 	}
 	return p.waiting
 }
