@@ -17,6 +17,7 @@ import (
 	"github.com/millrace/millrace/pkg/schema/schematest"
 	"github.com/millrace/millrace/pkg/serve"
 	"github.com/millrace/millrace/pkg/servertest"
+	"github.com/millrace/millrace/pkg/servertest/cqlproxy"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/sinktest"
 	"github.com/millrace/millrace/pkg/telemetry"
@@ -35,6 +36,22 @@ func unplanned(t *testing.T, servers servertest.Servers, keyspace string, types 
 	cfg := Default()
 	cfg.Hosts, cfg.Keyspace, cfg.Timeout = servers.Cassandra, keyspace, 30*time.Second
 	return storeOf(t, cfg, types...)
+}
+
+// behindProxy opens two stores of the same tables: one directly, and one whose answers the proxy between may change.
+func behindProxy(t *testing.T, servers servertest.Servers, typ *schema.Type, seed uint64) (direct, s *Store, p *cqlproxy.Proxy) {
+	t.Helper()
+	direct = open(t, servers, typ)
+	p, err := cqlproxy.Start(servers.Cassandra[0], seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return direct, unplanned(t, servertest.Servers{Cassandra: []string{p.Address()}}, direct.cfg.Keyspace, typ), p
 }
 
 func storeOf(t *testing.T, cfg Config, types ...*schema.Type) *Store {

@@ -22,17 +22,7 @@ func TestClassOfAnAnswer(t *testing.T) {
 		return
 	}
 	typ := schematest.Type(t, "log")
-	direct := open(t, servers, typ)
-	p, err := cqlproxy.Start(servers.Cassandra[0], 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	s := unplanned(t, servertest.Servers{Cassandra: []string{p.Address()}}, direct.cfg.Keyspace, typ)
+	direct, s, p := behindProxy(t, servers, typ, 1)
 	m := maker(typ)
 	invalid := func(message string) cqlproxy.Answer {
 		return cqlproxy.Answer{Code: gocql.ErrCodeInvalid, Message: message}

@@ -26,17 +26,7 @@ func TestBatchesThatShareRequests(t *testing.T) {
 		return
 	}
 	typ := schematest.Type(t, "log")
-	direct := open(t, servers, typ)
-	p, err := cqlproxy.Start(servers.Cassandra[0], 11)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	s := unplanned(t, servertest.Servers{Cassandra: []string{p.Address()}}, direct.cfg.Keyspace, typ)
+	direct, s, p := behindProxy(t, servers, typ, 11)
 	s.limit = stream.NewLimiter(2) // so that the others have to wait
 	m := maker(typ)
 	if err := store(t, s, m.Batch(0, 0, 1)); err != nil { // the table is known

@@ -18,17 +18,7 @@ func TestTurnedAway(t *testing.T) {
 		return
 	}
 	typ := schematest.Type(t, "log")
-	direct := open(t, servers, typ)
-	p, err := cqlproxy.Start(servers.Cassandra[0], 7)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	s := unplanned(t, servertest.Servers{Cassandra: []string{p.Address()}}, direct.cfg.Keyspace, typ)
+	direct, s, p := behindProxy(t, servers, typ, 7)
 	m := maker(typ)
 	if err := store(t, s, m.Batch(0, 0, 10)); err != nil {
 		t.Fatal(err)
