@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -344,10 +345,44 @@ func (e *env) awaitCaughtUp(ctx context.Context) error {
 			return nil
 		})
 		if err != nil {
-			return err
+			return fmt.Errorf("%w; the processes say: %s", err, e.statements(ctx, d))
 		}
 	}
 	return nil
+}
+
+// statements is what the running processes say of a destination of theirs.
+func (e *env) statements(ctx context.Context, destination string) string {
+	var said []string
+	for _, p := range e.processes {
+		select {
+		case <-p.done:
+			continue
+		default:
+		}
+		body, err := p.get(ctx, "/api/v1/consumers")
+		if err != nil {
+			said = append(said, fmt.Sprintf("%s: %v", p.name, err))
+			continue
+		}
+		var answer struct {
+			Rows []struct {
+				Destination string `json:"destination"`
+				Applied     int64  `json:"applied"`
+				LagRecords  int64  `json:"lag_records"`
+				State       string `json:"state"`
+			} `json:"rows"`
+		}
+		if err := json.Unmarshal(body, &answer); err != nil {
+			said = append(said, fmt.Sprintf("%s: %v", p.name, err))
+		}
+		for _, r := range answer.Rows {
+			if r.Destination == destination {
+				said = append(said, fmt.Sprintf("%s: applied %d, lag %d %s", p.name, r.Applied, r.LagRecords, r.State))
+			}
+		}
+	}
+	return strings.Join(said, "; ")
 }
 
 // stopSources ends the workloads; every record has its outcome then.

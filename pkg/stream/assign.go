@@ -54,7 +54,11 @@ func (c *Consumer) adjust(ctx context.Context, offsets map[string]map[int32]kgo.
 				c.stop(k, pos.problem)
 				continue // without an offset the client does not read it
 			}
-			c.begin(k, pos)
+			committed := pos.next
+			if c.keeper != nil {
+				committed = partitions[k.Partition].EpochOffset().Offset // below 0 is none
+			}
+			c.begin(k, pos, committed)
 			starts[topic][k.Partition] = kgo.NewOffset().At(pos.from).WithEpoch(-1)
 		}
 	}
@@ -190,10 +194,10 @@ func (c *Consumer) expired(k ledger.Key, position, start int64) {
 		"topic", k.Topic, "partition", k.Partition, "position", position, "log_start", start, "lost", start-position)
 }
 
-// begin starts the stages of a partition under a new claim.
-func (c *Consumer) begin(k ledger.Key, pos position) {
+// begin starts the stages of a partition under a new claim. committed is the group's offset.
+func (c *Consumer) begin(k ledger.Key, pos position, committed int64) {
 	c.mu.Lock()
-	claim := c.ledger.Assign(k, pos.next)
+	claim := c.ledger.Assign(k, pos.next, committed)
 	c.mu.Unlock()
 	c.enlist(claim, pos)
 }

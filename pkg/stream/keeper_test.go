@@ -168,6 +168,42 @@ func TestKeeperStartsFromItsOwnOffset(t *testing.T) {
 	}
 }
 
+// A process died, or lost its partitions, between its table's commit and the group's, and nothing came since: the group's
+// commit must follow all the same, or a lag would be shown for ever that is none.
+func TestKeeperIsCommittedWithoutNewRecords(t *testing.T) {
+	for _, committed := range []int64{-1, 10, 30} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.produce(0, 0, 30)
+			tb := newTable()
+			tb.next[0] = 30
+			if committed >= 0 {
+				w.commitAt(w.cluster.Client(t), 0, committed)
+			}
+			m := w.join(newMemKeeper(t, tb).run(time.Minute))
+			w.until("the group's commit follows", func() bool { return w.lag() == 0 })
+			w.stop(m)
+		})
+	}
+}
+
+// Another writer's commit takes a Keeper's rows from it, and nothing comes after.
+func TestKeeperThatRestartsIsCommittedWithoutNewRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 50)
+		tb := newTable()
+		m := w.join(newMemKeeper(t, tb).run(time.Minute))
+		time.Sleep(10 * time.Second)
+		tb.mu.Lock()
+		tb.next[0] = 50 // another writer stored all of them
+		tb.mu.Unlock()
+		w.until("the partition starts again", func() bool { return m.metric("reseeks_total") == 1 })
+		w.until("the group's commit follows", func() bool { return w.lag() == 0 })
+		w.stop(m)
+	})
+}
+
 // What a Keeper holds until its next commit must not stop the fetch, however little memory there is.
 func TestKeeperHoldsMoreThanTheMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

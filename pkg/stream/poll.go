@@ -125,9 +125,10 @@ func (c *Consumer) takeErrors(ctx context.Context, fetches kgo.Fetches) bool {
 // seek is a partition that is to be read from another offset. The poll loop does it, where no rebalance can be under
 // way.
 type seek struct {
-	part *part
-	pos  position
-	anew bool // under a new claim: whatever was in flight is void
+	part      *part
+	pos       position
+	anew      bool  // under a new claim: whatever was in flight is void
+	committed int64 // by the group, when it began, for a Keeper's
 }
 
 // outOfRange finds out why the offset to read is not in the log. Retention is the usual reason: what is in flight is
@@ -183,7 +184,7 @@ func (c *Consumer) truncated(p *part, loss *kgo.ErrDataLoss) {
 	start, end := p.start, p.end
 	c.mu.Unlock()
 	// The records of this very poll are from there on already, and no rebalance can come between.
-	c.begin(p.key, position{next: loss.ResetTo, from: loss.ResetTo, start: start, end: end})
+	c.begin(p.key, position{next: loss.ResetTo, from: loss.ResetTo, start: start, end: end}, loss.ResetTo)
 }
 
 // restart drops what is in flight of a partition and starts it again: from where its Keeper says, or where there is
@@ -196,6 +197,7 @@ func (c *Consumer) restart(p *part, cause error) {
 	}
 	p.state = stateSeeking
 	durable, _, _ := c.ledger.Durable(p.claim)
+	committed, _ := c.ledger.Commit(p.claim)
 	if c.keeper != nil {
 		c.ledger.Revoke(p.claim)
 	}
@@ -214,7 +216,7 @@ func (c *Consumer) restart(p *part, cause error) {
 		if sleep(ctx, c.backoff(1)) != nil { // two writers that push each other out take turns at least
 			return
 		}
-		s := seek{part: p, anew: true}
+		s := seek{part: p, anew: true, committed: committed}
 		if c.keeper != nil {
 			found, err := c.locate(ctx, p.key.Topic, []ledger.Key{p.key}, func(int32) (int64, bool) { return durable, true })
 			if err != nil {
@@ -252,7 +254,7 @@ func (c *Consumer) applySeeks() {
 			c.stop(k, s.pos.problem)
 			continue
 		case s.anew && c.keeper != nil:
-			c.begin(k, s.pos)
+			c.begin(k, s.pos, s.committed)
 		case s.anew:
 			c.mu.Lock()
 			claim, at, _ := c.ledger.Renew(s.part.claim) // acknowledgements may have come until now

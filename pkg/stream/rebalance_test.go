@@ -466,7 +466,7 @@ func TestCommitIsFenced(t *testing.T) {
 		}
 		return c.check(req, byKey)
 	}
-	claim := c.ledger.Assign(k, 0)
+	claim := c.ledger.Assign(k, 0, 0)
 	fetch(claim, 50)
 	collected := c.ledger.Uncommitted()
 	if err := send(collected); err != nil {
@@ -480,7 +480,7 @@ func TestCommitIsFenced(t *testing.T) {
 	fetch(claim, 150)
 	collected = c.ledger.Uncommitted()
 	c.ledger.Revoke(claim)
-	c.ledger.Assign(k, 100)
+	c.ledger.Assign(k, 100, 100)
 	if err := send(collected); err == nil {
 		t.Error("a commit was sent under a claim that had ended")
 	}

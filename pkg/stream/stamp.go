@@ -76,9 +76,6 @@ func (c *Consumer) unstamped(now time.Time) []ledger.Position {
 		case p.bare.offset != pos.Offset || p.bare.since.IsZero():
 			p.bare = bare{pos.Offset, now}
 		case now.Sub(p.bare.since) > 2*c.cfg.Commit:
-			if pos.Mark.Time == 0 {
-				pos.Mark.LeaderEpoch = -1
-			}
 			out = append(out, pos)
 		}
 	}

@@ -55,10 +55,15 @@ type span struct {
 // New makes an empty ledger.
 func New() *Ledger { return &Ledger{partitions: map[Key]*partition{}} }
 
-// Assign begins a claim on a partition from an offset on. An earlier claim on it is void from here.
-func (l *Ledger) Assign(k Key, start int64) Claim {
+// Assign begins a claim on a partition from an offset on. An earlier claim on it is void from here. What is below start is
+// durable; where the last commit is below it, as after a crash of a process whose destination keeps its own offsets, it is
+// to be committed, though nothing may ever come after it.
+func (l *Ledger) Assign(k Key, start, committed int64) Claim {
 	l.epoch++
-	l.partitions[k] = &partition{epoch: l.epoch, fetched: start, durable: start, committed: start, done: map[int64]span{}}
+	l.partitions[k] = &partition{
+		epoch: l.epoch, fetched: start, durable: start, committed: min(committed, start),
+		mark: Mark{LeaderEpoch: -1}, done: map[int64]span{},
+	}
 	return Claim{Key: k, epoch: l.epoch}
 }
 
@@ -147,7 +152,7 @@ func (l *Ledger) Uncommitted() []Position {
 }
 
 // Standing gives the last committed position of a claim, to commit it again, where everything durable is committed. Without
-// a commit in this claim it is the claim's start, and has no mark.
+// a commit in this claim it is the claim's start, and its mark has no time and no epoch, which is -1.
 func (l *Ledger) Standing(c Claim) (Position, bool) {
 	p := l.get(c)
 	if p == nil || p.durable > p.committed {
@@ -175,7 +180,7 @@ func (l *Ledger) Committed(pos Position) bool {
 	return true
 }
 
-// Commit gives the last committed offset of a claim: its start, where nothing was committed since.
+// Commit gives the last committed offset of a claim.
 func (l *Ledger) Commit(c Claim) (int64, bool) {
 	p := l.get(c)
 	if p == nil {

@@ -54,7 +54,7 @@ func (w *world) assign(*rapid.T) {
 	i, o := w.part()
 	// The broker's commit is where a new owner starts, also when the ledger was not told of a revoke (kgo may assign
 	// again what a failed session held).
-	o.claim, o.held = w.ledger.Assign(key(i), o.commit), true
+	o.claim, o.held = w.ledger.Assign(key(i), o.commit, o.commit), true
 	o.start, o.fetched, o.acked = o.commit, o.commit, map[int64]bool{}
 }
 
@@ -210,12 +210,12 @@ func TestAgainstNaiveOracle(t *testing.T) {
 func TestLateAcknowledgementIsVoid(t *testing.T) {
 	l := ledger.New()
 	k := ledger.Key{Topic: "t"}
-	old := l.Assign(k, 0)
+	old := l.Assign(k, 0, 0)
 	if _, ok := l.Fetched(old, 10); !ok {
 		t.Fatal("the fetch was refused")
 	}
 	l.Revoke(old)
-	now := l.Assign(k, 0)
+	now := l.Assign(k, 0, 0)
 	if _, ok := l.Fetched(now, 10); !ok {
 		t.Fatal("the fetch was refused")
 	}
