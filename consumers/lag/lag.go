@@ -174,7 +174,7 @@ func (m *Monitor) listen() {
 
 // once takes a look and says what it means.
 func (m *Monitor) once(ctx context.Context, look *looker) {
-	ctx, cancel := context.WithTimeout(ctx, max(2*m.cfg.Interval, 10*time.Second))
+	ctx, cancel := context.WithTimeout(ctx, max(2*m.cfg.Interval, leastLook))
 	defer cancel()
 	m.compareClocks(ctx)
 	m.listen()
@@ -196,6 +196,9 @@ func (m *Monitor) once(ctx context.Context, look *looker) {
 	}
 	m.show(m.watcher.View(m.deps.Now()))
 }
+
+// leastLook is for a look at a cluster with a broker that is silent.
+const leastLook = 15 * time.Second
 
 const (
 	clockEvery = time.Minute // clocks are compared
@@ -237,7 +240,7 @@ type looker struct {
 
 func newLooker(deps Deps, want func(string) bool) (*looker, func(), error) {
 	calls := &lag.Calls{}
-	cl, err := kgo.NewClient(append(append([]kgo.Opt{}, deps.Kafka...), kgo.WithHooks(calls))...)
+	cl, err := kgo.NewClient(append(append([]kgo.Opt{}, deps.Kafka...), lag.Opts(calls)...)...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making a Kafka client: %w", err)
 	}

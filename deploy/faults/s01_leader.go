@@ -36,6 +36,9 @@ func leaderKilled(ctx context.Context, e *env) (evidence, error) {
 		return evidence{}, err
 	}
 	took := time.Since(killed)
+	if err := e.awaitCause(ctx); err != nil {
+		return evidence{}, err
+	}
 	if err := w.awaitAcked(ctx, flow, 2*time.Minute); err != nil {
 		return evidence{}, err
 	}

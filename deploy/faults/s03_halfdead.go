@@ -32,6 +32,9 @@ func halfDead(ctx context.Context, e *env) (evidence, error) {
 		return evidence{}, err
 	}
 	took := time.Since(cut)
+	if err := e.awaitCause(ctx); err != nil {
+		return evidence{}, err
+	}
 	if err := w.awaitAcked(ctx, pick(e, int64(1500), 60_000), 2*time.Minute); err != nil {
 		return evidence{}, fmt.Errorf("while %s is cut off: %w", gone, err)
 	}

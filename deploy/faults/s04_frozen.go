@@ -32,6 +32,9 @@ func frozen(ctx context.Context, e *env) (evidence, error) {
 			return evidence{}, err
 		}
 		shrunk += n
+		if err := e.awaitCause(ctx); err != nil {
+			return evidence{}, err
+		}
 		if err := w.awaitAcked(ctx, pick(e, int64(500), 10_000), 2*time.Minute); err != nil {
 			return evidence{}, fmt.Errorf("while %s is frozen, round %d: %w", gone, i+1, err)
 		}

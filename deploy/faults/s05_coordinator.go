@@ -40,6 +40,9 @@ func coordinatorKilled(ctx context.Context, e *env) (evidence, error) {
 			return evidence{}, err
 		}
 		moved++
+		if err := e.awaitCause(ctx); err != nil {
+			return evidence{}, err
+		}
 		for _, d := range e.destinations {
 			if err := e.awaitCommitted(ctx, d, pick(e, int64(500), 10_000), 2*time.Minute); err != nil {
 				return evidence{}, fmt.Errorf("with another coordinator: %w", err)

@@ -5,11 +5,11 @@ import "github.com/millrace/millrace/pkg/lag"
 // scenarios is the table of all of them. docs/faults.md says what each asserts.
 func scenarios() []scenario {
 	return []scenario{
-		{1, "leader_killed", "kill -9 of a broker that leads partitions", leaderKilled, nil},
-		{2, "bounces", "five hard bounces of leaders and controllers", bounces, nil},
-		{3, "half_dead", "a broker whose packets are dropped both ways while its sockets stay open", halfDead, nil},
-		{4, "frozen", "a leading broker stopped by SIGSTOP past its session, and let go on, repeatedly", frozen, nil},
-		{5, "coordinator_killed", "kill -9 of the coordinator of a consumer group", coordinatorKilled, nil},
+		{1, "leader_killed", "kill -9 of a broker that leads partitions", leaderKilled, []lag.Why{lag.BrokerDown}},
+		{2, "bounces", "five hard bounces of leaders and controllers", bounces, []lag.Why{lag.BrokerDown}},
+		{3, "half_dead", "a broker whose packets are dropped both ways while its sockets stay open", halfDead, []lag.Why{lag.BrokerDown}},
+		{4, "frozen", "a leading broker stopped by SIGSTOP past its session, and let go on, repeatedly", frozen, []lag.Why{lag.BrokerDown}},
+		{5, "coordinator_killed", "kill -9 of the coordinator of a consumer group", coordinatorKilled, []lag.Why{lag.BrokerDown}},
 		{6, "consumer_killed", "kill -9 of each destination's consumer between its acknowledgement and the commit", consumerKilled, nil},
 		{7, "lake_killed", "kill -9 of the lake's writer at every step", lakeKilled, nil},
 		{8, "storm", "members join, leave and are killed while a slow sink is at work", storm, []lag.Why{lag.RebalanceLoop}},

@@ -1,9 +1,12 @@
 package lag
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // Why is one likely cause, of a closed set.
@@ -66,12 +69,21 @@ func (c *groupContext) blindCause(log *logState) Cause {
 	switch {
 	case c.blind != "":
 		return because(MonitorBlind, "%s", c.blind)
-	case c.g.Err != nil:
+	case denied(c.g.Err):
 		return because(MonitorBlind, "%v", c.g.Err)
+	case denied(log.Err):
+		return because(MonitorBlind, "asking for the partition's offsets: %v", log.Err)
+	case c.g.Err != nil:
+		return because(BrokerDown, "the broker that coordinates the group: %v", c.g.Err)
 	case log.Leader < 0:
 		return because(BrokerDown, "the partition has no leader: %v", log.Err)
 	}
 	return because(BrokerDown, "asking the partition's leader, broker %d: %v", log.Leader, log.Err)
+}
+
+// denied says whether it is the monitor's rights that are missing, and no broker.
+func denied(err error) bool {
+	return errors.Is(err, kerr.GroupAuthorizationFailed) || errors.Is(err, kerr.TopicAuthorizationFailed) || errors.Is(err, kerr.ClusterAuthorizationFailed)
 }
 
 // window is over how long a status is told.

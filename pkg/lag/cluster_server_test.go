@@ -38,7 +38,7 @@ func newCluster(t *testing.T) *cluster {
 	}
 	c := &cluster{t: t, servers: servers, prefix: servers.Prefix(t), calls: &Calls{}}
 	c.adm = kadm.NewClient(c.client())
-	cl := c.client(kgo.WithHooks(c.calls))
+	cl := c.client(Opts(c.calls)...)
 	name := c.prefix
 	c.reader = NewReader(cl, c.calls, nil, func(g string) bool { return len(g) > len(name) && g[:len(name)] == name }, c.now)
 	c.finder = NewFinder(cl)

@@ -21,6 +21,7 @@ const (
 	fetchLayers = 4 // groups on one partition, each at another offset
 	countRounds = 4 // a fetch ends with the log's segment
 	fetchWait   = 2 * time.Second
+	searchWait  = 4 * time.Second // for all rounds
 	precise     = time.Second
 )
 
@@ -107,16 +108,22 @@ func (w *Watcher) questions(now time.Time) (byTime, byReading []question) {
 // search halves brackets: the first offset whose stamp is at least a time says for every group on the partition on which
 // side of that time its head lies. Stamps that the brokers give only grow.
 func (f *Finder) search(ctx context.Context, w *Watcher, questions []question, now func() time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, searchWait)
+	defer cancel()
 	on := map[Partition][]question{}
 	for _, q := range questions {
 		on[q.p] = append(on[q.p], q)
 	}
 	for range findRounds {
-		at := map[Partition]int64{}
+		at, asked := map[int32]map[Partition]int64{}, map[Partition]int64{}
 		for p, qs := range on {
 			for _, q := range qs { // the worst that is not known yet
 				if t, ok := between(q.one.head.at, now()); ok {
-					at[p] = max(t.Add(w.skew).UnixMilli(), 1)
+					asked[p] = max(t.Add(w.skew).UnixMilli(), 1)
+					if at[q.log.Leader] == nil {
+						at[q.log.Leader] = map[Partition]int64{}
+					}
+					at[q.log.Leader][p] = asked[p]
 					break
 				}
 			}
@@ -132,9 +139,9 @@ func (f *Finder) search(ctx context.Context, w *Watcher, questions []question, n
 				case a.offset == h.offset && a.timestamp > 0:
 					h.learn(exactly(w.here(a.timestamp)), ByAppendTime)
 				case a.offset >= 0 && a.offset < h.offset: // the head is no older than the one before it
-					h.learn(span{w.here(max(a.timestamp, at[p])), never}, ByAppendTime)
+					h.learn(span{w.here(max(a.timestamp, asked[p])), never}, ByAppendTime)
 				default: // it was there before that time
-					h.learn(span{longAgo, w.here(at[p])}, ByAppendTime)
+					h.learn(span{longAgo, w.here(asked[p])}, ByAppendTime)
 				}
 			}
 		}

@@ -1,7 +1,6 @@
 package lag
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,12 +16,17 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 )
 
 const (
 	configsEvery = 5 * time.Minute
 	sizesEvery   = time.Minute
-	stepWait     = 5 * time.Second // for what a broker is asked in one step: one that is silent does not keep the others' answers
+	// For what brokers are asked in one step: one that is silent does not keep the others' answers. Once one was, it is waited
+	// for no longer in the steps that follow, or a look would take longer than what it shows holds.
+	stepWait    = 3 * time.Second
+	hurriedWait = time.Second
+	askTries    = 3 // of what any broker answers: the next try is with another
 )
 
 // Reader looks at a cluster. It is not for concurrent use.
@@ -36,6 +41,7 @@ type Reader struct {
 	read    time.Time // when configs were
 	sizes   map[Partition]int64
 	sized   time.Time
+	silent  bool // a broker was, in this look
 }
 
 // Calls counts the requests of a client: it is one of its hooks.
@@ -55,16 +61,30 @@ func NewReader(client *kgo.Client, calls *Calls, topics []string, wanted func(gr
 	}
 }
 
+// Opts are what a Reader wants of its client.
+func Opts(calls *Calls) []kgo.Opt {
+	versions := kversion.Stable()
+	versions.SetMaxKeyVersion(int16(kmsg.OffsetFetch), 9) // from the next on commits have their topics' ids in place of names
+	return []kgo.Opt{kgo.WithHooks(calls), kgo.MaxVersions(versions)}
+}
+
 // Look reads everything once. Its error is that nothing could be read at all; what is missing in part is in the Look.
+//
+// Every request but those that any broker answers goes to a broker by its id. The client's own sharding would ask one of
+// them first, for who leads and coordinates what, and a look would hang on that one if it is silent; and a broker lists
+// those groups that it coordinates.
 func (r *Reader) Look(ctx context.Context) (*Look, error) {
 	before := r.calls.n.Load()
+	r.silent = false
 	l := &Look{Begun: r.now(), Groups: map[string]*Group{}, Logs: map[Partition]*Log{}, Gone: map[string]bool{}}
-	if err := r.listGroups(ctx, l); err != nil {
+	meta, err := ask(ctx, r, r.adm.BrokerMetadata)
+	if err != nil {
+		return nil, fmt.Errorf("asking who the brokers are: %w", err)
+	}
+	if err := r.groups(ctx, l, meta.Brokers.NodeIDs()); err != nil {
 		return nil, err
 	}
-	r.describe(ctx, l)
-	r.commits(ctx, l)
-	if err := r.logs(ctx, l); err != nil {
+	if err := r.logs(ctx, l); err != nil { // after the commits
 		return nil, err
 	}
 	r.howKept(ctx, l)
@@ -72,127 +92,35 @@ func (r *Reader) Look(ctx context.Context) (*Look, error) {
 	return l, nil
 }
 
+// step bounds what is asked at once. done is to be called at its end.
+func (r *Reader) step(ctx context.Context) (step context.Context, done func()) {
+	wait := stepWait
+	if r.silent {
+		wait = hurriedWait
+	}
+	step, cancel := context.WithTimeout(ctx, wait)
+	return step, func() {
+		r.silent = r.silent || step.Err() != nil
+		cancel()
+	}
+}
+
+// ask gives what any broker answers: the client asks another at each try.
+func ask[T any](ctx context.Context, r *Reader, f func(context.Context) (T, error)) (answer T, err error) {
+	for range askTries {
+		step, done := r.step(ctx)
+		answer, err = f(step)
+		late := step.Err() != nil
+		done()
+		if err == nil || !late || ctx.Err() != nil {
+			break
+		}
+	}
+	return answer, err
+}
+
 func (l *Look) failed(what string, err error) {
 	l.Errors = append(l.Errors, fmt.Errorf("%s: %w", what, err))
-}
-
-// listGroups asks every broker for its groups, of any protocol.
-func (r *Reader) listGroups(ctx context.Context, l *Look) error {
-	ctx, cancel := context.WithTimeout(ctx, stepWait)
-	defer cancel()
-	shards := r.client.RequestSharded(ctx, kmsg.NewPtrListGroupsRequest())
-	answered := false
-	for _, s := range shards {
-		err := s.Err
-		if err == nil {
-			resp := s.Resp.(*kmsg.ListGroupsResponse) //nolint:forcetypeassert // of this request
-			if err = kerr.ErrorForCode(resp.ErrorCode); err == nil {
-				answered = true
-				for _, g := range resp.Groups {
-					if (g.ProtocolType == "consumer" || g.ProtocolType == "") && g.GroupType != "share" && r.wanted(g.Group) {
-						l.Groups[g.Group] = &Group{
-							Name: g.Group, State: g.GroupState, New: g.GroupType == "consumer", Simple: g.ProtocolType == "", Commits: map[Partition]Commit{},
-							Unseen: errUndescribed,
-						}
-					}
-				}
-			}
-		}
-		if err != nil {
-			l.Deaf = true
-			l.failed(fmt.Sprintf("listing the groups of broker %d", s.Meta.NodeID), err)
-		}
-	}
-	if !answered {
-		return fmt.Errorf("listing consumer groups: %w", cmp.Or(errors.Join(l.Errors...), errors.New("no broker answered")))
-	}
-	return nil
-}
-
-var errUndescribed = errors.New("its coordinator did not describe it")
-
-func (r *Reader) describe(ctx context.Context, l *Look) {
-	ctx, cancel := context.WithTimeout(ctx, stepWait)
-	defer cancel()
-	var classic, modern []string
-	for name, g := range l.Groups {
-		if g.New {
-			modern = append(modern, name)
-		} else {
-			classic = append(classic, name)
-		}
-	}
-	if len(classic) > 0 {
-		described, err := r.adm.DescribeGroups(ctx, classic...)
-		if err != nil {
-			l.failed("describing groups", err)
-		}
-		for name, d := range described {
-			g := l.Groups[name]
-			if g == nil || d.Err != nil {
-				continue
-			}
-			g.State, g.Unseen = d.State, nil
-			for _, m := range d.Members {
-				member := Member{ID: m.MemberID, Instance: deref(m.InstanceID), Client: m.ClientID, Host: m.ClientHost}
-				if a, ok := m.Assigned.AsConsumer(); ok {
-					for _, t := range a.Topics {
-						for _, p := range t.Partitions {
-							member.Partitions = append(member.Partitions, Partition{t.Topic, p})
-						}
-					}
-				}
-				g.Members = append(g.Members, member)
-			}
-		}
-	}
-	if len(modern) > 0 {
-		described, err := r.adm.DescribeConsumerGroups(ctx, modern...)
-		if err != nil {
-			l.failed("describing groups of the new protocol", err)
-		}
-		for name, d := range described {
-			g := l.Groups[name]
-			if g == nil || d.Err != nil {
-				continue
-			}
-			g.State, g.Epoch, g.Unseen = d.State, d.Epoch, nil
-			for _, m := range d.Members {
-				member := Member{ID: m.MemberID, Instance: deref(m.InstanceID), Client: m.ClientID, Host: m.ClientHost}
-				m.Assignment.Each(func(topic string, p int32) {
-					member.Partitions = append(member.Partitions, Partition{topic, p})
-				})
-				g.Members = append(g.Members, member)
-			}
-		}
-	}
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
-
-func (r *Reader) commits(ctx context.Context, l *Look) {
-	ctx, cancel := context.WithTimeout(ctx, stepWait)
-	defer cancel()
-	for name, resp := range r.adm.FetchManyOffsets(ctx, slices.Sorted(maps.Keys(l.Groups))...) {
-		g := l.Groups[name]
-		if resp.Err != nil {
-			if !errors.Is(resp.Err, kerr.GroupIDNotFound) {
-				g.Err = fmt.Errorf("reading the commits of group %s: %w", name, resp.Err)
-				l.Errors = append(l.Errors, g.Err)
-			}
-			continue
-		}
-		resp.Fetched.Each(func(o kadm.OffsetResponse) {
-			if o.Err == nil && o.At >= 0 {
-				g.Commits[Partition{o.Topic, o.Partition}] = Commit{o.At, o.Metadata}
-			}
-		})
-	}
 }
 
 // logs finds the partitions and their offsets: one request for metadata, and three to each broker that leads some.
@@ -215,7 +143,9 @@ func (r *Reader) logs(ctx context.Context, l *Look) error {
 	if len(names) == 0 {
 		return nil
 	}
-	meta, err := r.adm.Metadata(ctx, slices.Sorted(maps.Keys(names))...)
+	meta, err := ask(ctx, r, func(ctx context.Context) (kadm.Metadata, error) {
+		return r.adm.Metadata(ctx, slices.Sorted(maps.Keys(names))...)
+	})
 	if err != nil {
 		return fmt.Errorf("asking for topics: %w", err)
 	}
@@ -240,15 +170,19 @@ func (r *Reader) logs(ctx context.Context, l *Look) error {
 	return nil
 }
 
-// listOffsets asks for one offset of every partition that has a leader.
+// listOffsets asks for one offset of every partition whose leader has answered so far.
 func (r *Reader) listOffsets(ctx context.Context, l *Look, timestamp int64, isolation int8, set func(*Log, int64)) {
-	ctx, cancel := context.WithTimeout(ctx, stepWait)
-	defer cancel()
-	at := make(map[Partition]int64, len(l.Logs))
+	ctx, done := r.step(ctx)
+	defer done()
+	at := map[int32]map[Partition]int64{}
 	for p, log := range l.Logs {
-		if log.Err == nil {
-			at[p] = timestamp
+		if log.Err != nil {
+			continue
 		}
+		if at[log.Leader] == nil {
+			at[log.Leader] = map[Partition]int64{}
+		}
+		at[log.Leader][p] = timestamp
 	}
 	found, failed := offsetsAt(ctx, r.client, at, isolation)
 	for p, f := range found {
@@ -268,13 +202,43 @@ func (r *Reader) listOffsets(ctx context.Context, l *Look, timestamp int64, isol
 type found struct{ offset, timestamp int64 }
 
 // offsetsAt gives for each partition the first offset whose timestamp, in milliseconds, is at least the given one: -1
-// where there is none. The partitions of one broker are one request.
-func offsetsAt(ctx context.Context, cl *kgo.Client, at map[Partition]int64, isolation int8) (all map[Partition]found, failed map[Partition]error) {
-	all, failed = make(map[Partition]found, len(at)), map[Partition]error{}
+// where there is none. The partitions come by their leader, and those of one are one request.
+func offsetsAt(ctx context.Context, cl *kgo.Client, at map[int32]map[Partition]int64, isolation int8) (all map[Partition]found, failed map[Partition]error) {
+	all, failed = map[Partition]found{}, map[Partition]error{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for leader, of := range at {
+		wg.Go(func() {
+			resp, err := request[*kmsg.ListOffsetsResponse](ctx, cl.Broker(int(leader)), listing(of, isolation))
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				for p := range of {
+					failed[p] = err
+				}
+				return
+			}
+			for _, t := range resp.Topics {
+				for _, p := range t.Partitions {
+					key := Partition{t.Topic, p.Partition}
+					if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+						failed[key] = err
+						continue
+					}
+					all[key] = found{p.Offset, p.Timestamp}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return all, failed
+}
+
+func listing(at map[Partition]int64, isolation int8) *kmsg.ListOffsetsRequest {
 	byTopic := map[string][]kmsg.ListOffsetsRequestTopicPartition{}
 	for p, ts := range at {
 		one := kmsg.NewListOffsetsRequestTopicPartition()
-		one.Partition, one.Timestamp = p.Number, ts
+		one.Partition, one.Timestamp, one.CurrentLeaderEpoch = p.Number, ts, -1
 		byTopic[p.Topic] = append(byTopic[p.Topic], one)
 	}
 	req := kmsg.NewPtrListOffsetsRequest()
@@ -284,30 +248,7 @@ func offsetsAt(ctx context.Context, cl *kgo.Client, at map[Partition]int64, isol
 		t.Topic, t.Partitions = topic, partitions
 		req.Topics = append(req.Topics, t)
 	}
-	if len(at) == 0 {
-		return all, failed
-	}
-	for _, s := range cl.RequestSharded(ctx, req) {
-		if s.Err != nil {
-			for _, t := range s.Req.(*kmsg.ListOffsetsRequest).Topics { //nolint:forcetypeassert // of this request
-				for _, p := range t.Partitions {
-					failed[Partition{t.Topic, p.Partition}] = s.Err
-				}
-			}
-			continue
-		}
-		for _, t := range s.Resp.(*kmsg.ListOffsetsResponse).Topics { //nolint:forcetypeassert // of this request
-			for _, p := range t.Partitions {
-				key := Partition{t.Topic, p.Partition}
-				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-					failed[key] = err
-					continue
-				}
-				all[key] = found{p.Offset, p.Timestamp}
-			}
-		}
-	}
-	return all, failed
+	return req
 }
 
 // howKept reads the topics' configurations and the sizes of logs that are bounded by size, now and then.
@@ -321,7 +262,9 @@ func (r *Reader) howKept(ctx context.Context, l *Look) {
 		}
 	}
 	if now := r.now(); len(names) > 0 && (unknown || now.Sub(r.read) >= configsEvery) {
-		described, err := r.adm.DescribeTopicConfigs(ctx, slices.Sorted(maps.Keys(names))...)
+		described, err := ask(ctx, r, func(ctx context.Context) (kadm.ResourceConfigs, error) {
+			return r.adm.DescribeTopicConfigs(ctx, slices.Sorted(maps.Keys(names))...)
+		})
 		if err != nil {
 			l.failed("describing topics", err)
 		} else {
@@ -339,7 +282,9 @@ func (r *Reader) howKept(ctx context.Context, l *Look) {
 		}
 	}
 	if now := r.now(); len(bounded) > 0 && now.Sub(r.sized) >= sizesEvery {
-		dirs, err := r.adm.DescribeAllLogDirs(ctx, bounded)
+		step, done := r.step(ctx)
+		dirs, err := r.adm.DescribeAllLogDirs(step, bounded)
+		done()
 		if err != nil {
 			l.failed("describing log directories", err)
 		} else {
@@ -355,6 +300,13 @@ func (r *Reader) howKept(ctx context.Context, l *Look) {
 		}
 	}
 	l.Sizes = r.sizes
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
 }
 
 func topicOf(d kadm.ResourceConfig) Topic {

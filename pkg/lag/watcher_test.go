@@ -228,7 +228,7 @@ func TestHalfALook(t *testing.T) {
 	for range 10 {
 		half(func(l *Look) { l.Deaf = true; delete(l.Groups, "ours") })
 	}
-	if r := s.row("ours", 0); r.Records != nil || r.Rewinds != 0 || r.Why != MonitorBlind {
+	if r := s.row("ours", 0); r.Records != nil || r.Rewinds != 0 || r.Why != BrokerDown {
 		t.Errorf("a group whose coordinator said nothing: %+v", r)
 	}
 	for range 10 {
