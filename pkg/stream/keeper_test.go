@@ -153,7 +153,7 @@ func TestKeeperStartsFromItsOwnOffset(t *testing.T) {
 			tb := newTable()
 			tb.next[0] = 30
 			if committed >= 0 { // what the group says does not count, but for what it would give again
-				w.commitAt(w.cluster.Client(t), 0, committed)
+				w.commitAt(w.cluster.Client(t), committed)
 			}
 			m := w.join(newMemKeeper(t, tb).run(time.Minute))
 			w.until("the group's commit follows", func() bool { return w.cluster.Committed(t, group, topic)[0] == 100 })
@@ -178,7 +178,7 @@ func TestKeeperIsCommittedWithoutNewRecords(t *testing.T) {
 			tb := newTable()
 			tb.next[0] = 30
 			if committed >= 0 {
-				w.commitAt(w.cluster.Client(t), 0, committed)
+				w.commitAt(w.cluster.Client(t), committed)
 			}
 			m := w.join(newMemKeeper(t, tb).run(time.Minute))
 			w.until("the group's commit follows", func() bool { return w.lag() == 0 })

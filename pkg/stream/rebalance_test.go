@@ -243,7 +243,7 @@ func TestALossIsCountedOnce(t *testing.T) {
 			if err := w.cluster.DeleteRecords(topic, 0, 60); err != nil {
 				t.Fatal(err)
 			}
-			w.commitAt(w.cluster.Client(t), 0, 10)
+			w.commitAt(w.cluster.Client(t), 10)
 			tb := newTable()
 			tb.next[0] = 10
 			expired := 0.0
@@ -322,7 +322,7 @@ func TestCommitBeyondTheEndStops(t *testing.T) {
 		w.stop(m)
 		// kfake drops commits with their topic, so the log is made shorter than the commit another way.
 		cl := w.cluster.Client(t)
-		w.commitAt(cl, 0, 50)
+		w.commitAt(cl, 50)
 		m = w.join(w.sink)
 		w.until("the partition is stopped", func() bool {
 			s := m.Status()
