@@ -305,11 +305,11 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// commitAt sets the group's offset, as an operator would.
-func (w *world) commitAt(cl *kgo.Client, partition int32, at int64) {
+// commitAt sets the group's offset on partition 0, as an operator would.
+func (w *world) commitAt(cl *kgo.Client, at int64) {
 	w.Helper()
 	var offsets kadm.Offsets
-	offsets.AddOffset(topic, partition, at, -1)
+	offsets.AddOffset(topic, 0, at, -1)
 	if err := kadm.NewClient(cl).CommitAllOffsets(w.Context(), group, offsets); err != nil {
 		w.Fatalf("committing: %v", err)
 	}
