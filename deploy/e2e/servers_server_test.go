@@ -42,6 +42,8 @@ func TestEverythingAcknowledgedArrivesOnce(t *testing.T) {
 				filepath.Join("..", "..", "schemas", typ.Name+".avsc"), filepath.Join(w.Warehouse, "millrace", typ.Name))
 		}
 	})
+	// The last, since it sends more.
+	t.Run("the lag that is shown is the log's", func(t *testing.T) { w.lagIsTrue(t, load{count: 120_000, rate: 2000}) })
 }
 
 func (w *world) scanCassandra(t *testing.T) scanner {

@@ -56,6 +56,7 @@ elasticsearch: {urls: ["{{.Elastic}}"], prefix: {{.Prefix}}, replicas: 0}
 {{end}}
 stream: {session: {{.Session}}}
 lake: {age: {{.Age}}, warehouse: "{{.Warehouse}}"}
+lag: {interval: 2s}
 `))
 
 // open writes the configuration and connects to Kafka.

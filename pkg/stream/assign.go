@@ -210,7 +210,7 @@ func (c *Consumer) enlist(claim ledger.Claim, pos position) {
 	c.mu.Lock()
 	old := c.parts[k]
 	p.state = stateRunning
-	p.polled, p.gaps.next, p.start, p.end, p.lost, p.grouped = pos.next, pos.from, pos.start, pos.end, pos.lost(), pos.grouped
+	p.polled, p.gaps.next, p.start, p.end, p.lost, p.grouped = pos.from, pos.from, pos.start, pos.end, pos.lost(), pos.grouped
 	c.parts[k] = p
 	c.mu.Unlock()
 	if old != nil {

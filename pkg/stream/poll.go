@@ -263,7 +263,7 @@ func (c *Consumer) applySeeks() {
 			c.enlist(claim, s.pos)
 		default:
 			c.mu.Lock()
-			s.part.state, s.part.lost, s.part.gaps.next = stateRunning, s.pos.lost(), s.pos.from
+			s.part.state, s.part.lost, s.part.polled, s.part.gaps.next = stateRunning, s.pos.lost(), s.pos.from, s.pos.from
 			c.mu.Unlock()
 			s.part.wake()
 		}

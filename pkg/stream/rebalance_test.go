@@ -279,6 +279,45 @@ func TestALossIsCountedOnce(t *testing.T) {
 	}
 }
 
+// Retention can go on before the first fetch at where the log began, of a consumer that starts or of one that reads.
+func TestALossThatGoesOnIsCountedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 100)
+		w.commitAt(w.cluster.Client(t), 10)
+		cut := func(at int64) {
+			if err := w.cluster.DeleteRecords(topic, 0, at); err != nil {
+				t.Error(err)
+			}
+		}
+		cut(40)
+		for _, next := range []int64{60, 80} {
+			w.cluster.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+				at := int64(-1)
+				for _, of := range req.(*kmsg.FetchRequest).Topics {
+					for _, p := range of.Partitions {
+						if p.Partition == 0 {
+							at = p.FetchOffset
+						}
+					}
+				}
+				if at != next-20 {
+					w.cluster.KeepControl()
+					return nil, nil, false
+				}
+				w.cluster.SleepControl(func() { cut(next) })
+				return nil, nil, false
+			})
+		}
+		m := w.join(w.sink)
+		w.until("the rest is read", func() bool { return w.lag() == 0 })
+		w.stop(m)
+		if n := m.metric("expired_records_total"); n != 70 || w.sink.len() != 20 {
+			t.Errorf("%v expired records are counted and %d are stored, want 70 and 20", n, w.sink.len())
+		}
+	})
+}
+
 // Retention can also overtake a consumer that reads: what it holds in memory is still written.
 func TestExpiryWhileReading(t *testing.T) {
 	for _, start := range []int64{4500, 5000} { // of the log, after it was cut; its end is 5000
