@@ -46,7 +46,8 @@ type env struct {
 	ledger       *ledger
 	unread       map[place]key      // records whose dead letters have no value, by where they lie
 	commitsFrom  kadm.ListedOffsets // where the log of commits ended before
-	causes       []lag.Why          // of which the watcher has to name one; none is that nothing is watched
+	causes       []lag.Why          // of which the watcher has to name one
+	watched      bool               // there is one
 	watcher      *watcher
 
 	mu        sync.Mutex
@@ -119,11 +120,11 @@ func (e *env) elasticsearchProxy() (*esproxy.Proxy, error) {
 func newEnv(ctx context.Context, w *world, s *scenario, b build_, seed uint64) (*env, error) {
 	e := &env{
 		world: w, short: w.opts.Short || w.opts.Soak > 0, seed: seed, binary: b.path(w.opts.out), destinations: destinationNames,
-		causes: s.causes, rnd: rand.New(rand.NewPCG(seed, uint64(s.number))), //nolint:gosec // to be repeated
+		causes: s.causes, watched: true, rnd: rand.New(rand.NewPCG(seed, uint64(s.number))), //nolint:gosec // to be repeated
 		run: fmt.Sprintf("f%02d_%x", s.number, time.Now().UnixMilli()), ledger: newLedger(), unread: map[place]key{}, recovery: 3 * time.Minute,
 	}
 	if b.name != sound.name { // it is not expected to recover
-		e.recovery, e.causes = 45*time.Second, nil
+		e.recovery, e.watched = 45*time.Second, false
 	}
 	e.dir = filepath.Join(w.opts.out, "runs", strconv.Itoa(s.number)+"-"+s.name+"-"+b.name)
 	if err := errors.Join(os.RemoveAll(e.dir), os.MkdirAll(e.dir, 0o700)); err != nil { //nolint:gosec // under -out, which the caller names
@@ -210,7 +211,7 @@ func (e *env) provision(ctx context.Context) (err error) {
 	if err := e.command(ctx, "apply", "topics", "apply", "--config", e.config); err != nil {
 		return err
 	}
-	if len(e.causes) > 0 && e.watcher == nil {
+	if e.watched && e.watcher == nil {
 		if err := e.watch(); err != nil {
 			return err
 		}

@@ -58,6 +58,9 @@ func contentErrors(ctx context.Context, e *env) (evidence, error) {
 	if err != nil {
 		return evidence{}, err
 	}
+	if err := e.awaitCause(ctx); err != nil {
+		return evidence{}, err
+	}
 	if err := proxy.Set(esproxy.Faults{}); err != nil {
 		return evidence{}, err
 	}

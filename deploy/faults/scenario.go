@@ -24,7 +24,8 @@ type scenario struct {
 	// run starts consumers and sources, does the fault, and returns when the system may recover. The sources are stopped
 	// then, the destinations catch up, the processes stop, and everything is read back.
 	run func(ctx context.Context, e *env) (evidence, error)
-	// causes are what the watcher of lag may name while it lasts: one of them it has to. None is that lag has no part in it.
+	// causes are what the watcher of lag may name while it lasts: one of them it has to. Without any it must not name what is
+	// plainly not so.
 	causes []lag.Why
 }
 

@@ -16,7 +16,7 @@ func scenarios() []scenario {
 		{9, "wedged", "a call of a sink that never comes back", wedged, []lag.Why{lag.StuckMember}},
 		{10, "items_turned_away", "Elasticsearch answers 429 for 30 % of items inside of HTTP 200", itemsTurnedAway, nil},
 		{11, "elasticsearch_down", "Elasticsearch answers 503, then refuses connections, at full rate", elasticsearchDown, []lag.Why{lag.SinkDown}},
-		{12, "content_errors", "Elasticsearch refuses 1 % for their content, then meets its shard limit", contentErrors, nil},
+		{12, "content_errors", "Elasticsearch refuses 1 % for their content, then meets its shard limit", contentErrors, []lag.Why{lag.SinkDown}},
 		{13, "credentials_refused", "Elasticsearch answers 401, then 403", credentialsRefused, []lag.Why{lag.SinkDown}},
 		{14, "cassandra_fails", "Cassandra's writes time out and are unavailable, then its process stops and starts", cassandraFails, []lag.Why{lag.SinkDown}},
 		{15, "disk_full", "the lake's disk is full while it writes", diskFull, []lag.Why{lag.SinkDown}},
