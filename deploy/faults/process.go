@@ -63,8 +63,12 @@ func (p *process) signal(sig syscall.Signal) error {
 	return nil
 }
 
-// stop asks the process to end as an operator does, and wants it to drain and to exit with 0 within 30 s.
+// stop asks the process to end as an operator does, and wants it to drain and to exit with 0 within 30 s. One that has only
+// just been started dies of the signal as any program does, so it is to be up first.
 func (p *process) stop(ctx context.Context) error {
+	if _, err := p.address(ctx); err != nil {
+		return err
+	}
 	p.ending.Store(true)
 	begun := time.Now()
 	if err := p.signal(syscall.SIGTERM); err != nil {
