@@ -329,22 +329,28 @@ func (e *env) health() error {
 	return nil
 }
 
-// awaitCaughtUp waits until every destination's group has committed all that there is.
+// awaitCaughtUp waits until every destination's group has committed all that there is. How long that takes is the machine's
+// affair: what ends the wait is that nothing is committed for the time that recovery may take.
 func (e *env) awaitCaughtUp(ctx context.Context) error {
 	for _, d := range e.destinations {
 		if slices.Contains(e.halted, d) {
 			continue
 		}
-		err := until(ctx, e.recovery, d+" catches up", func(ctx context.Context) error {
-			end, committed, err := e.positions(ctx, d)
-			if err != nil {
-				return err
-			}
-			if committed != end {
-				return errors.Join(fmt.Errorf("it has committed %d of %d records", committed, end), e.health())
-			}
-			return nil
-		})
+		var err error
+		for reached, moved := int64(-1), true; moved; {
+			at := reached
+			err = until(ctx, e.recovery, d+" catches up", func(ctx context.Context) error {
+				end, committed, err := e.positions(ctx, d)
+				if err != nil {
+					return err
+				}
+				if at = committed; committed != end {
+					return errors.Join(fmt.Errorf("it has committed %d of %d records", committed, end), e.health())
+				}
+				return nil
+			})
+			moved, reached = err != nil && at > reached && ctx.Err() == nil, at
+		}
 		if err != nil {
 			return fmt.Errorf("%w; the processes say: %s", err, e.statements(ctx, d))
 		}
