@@ -40,7 +40,7 @@ func silent(t *testing.T) string {
 func (s *site) rows(t *testing.T) string {
 	t.Helper()
 	out, errs, code := millrace(t, "", "sql", "--config", s.file, "--format", "csv",
-		"select count(*) as n, count(distinct (_partition, _offset)) as records from log")
+		"select count(*) as n, count(distinct (_topic_partition, _offset)) as records from log")
 	if code != exitOK {
 		t.Fatalf("sql: exit code %d, %s%s", code, out, errs)
 	}

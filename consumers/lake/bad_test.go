@@ -78,7 +78,7 @@ func TestRecordsThatTheWriterPanicsAt(t *testing.T) {
 				return cluster.Committed(t, stream.Group("lake"), topic)[0] == each && b.count(t) == good
 			})
 			seen := map[string]bool{}
-			b.query(t, "SELECT _partition, _offset FROM log", func(row []any) {
+			b.query(t, "SELECT _topic_partition, _offset FROM log", func(row []any) {
 				key := fmt.Sprint(row...)
 				if seen[key] {
 					t.Errorf("row %s is there twice", key)

@@ -210,7 +210,7 @@ func (w *world) finish() {
 func (w *world) check() {
 	w.t.Helper()
 	got := map[string]int{}
-	w.query(w.t, "SELECT _partition, _offset, id FROM log", func(row []any) {
+	w.query(w.t, "SELECT _topic_partition, _offset, id FROM log", func(row []any) {
 		got[fmt.Sprint(row...)]++
 	})
 	want := 0

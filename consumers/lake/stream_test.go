@@ -55,7 +55,7 @@ func TestFromKafkaOverRestarts(t *testing.T) {
 		runUntil(t, sink, consumer, func() bool { return run == 2 || b.count(t) == (run+1)*each })
 	}
 	seen := map[string]bool{}
-	b.query(t, "SELECT _partition, _offset, id FROM log", func(row []any) {
+	b.query(t, "SELECT _topic_partition, _offset, id FROM log", func(row []any) {
 		key := fmt.Sprint(row[0], row[1])
 		if want := maker.Record(row[0].(int32), row[1].(int64)); seen[key] || string(want.ID()) != row[2] {
 			t.Errorf("row %v is wrong or double", row)

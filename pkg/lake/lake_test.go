@@ -490,3 +490,17 @@ func TestValidateReportsEverything(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Iceberg keeps some names for itself: Spark refuses every table with a column of one of them, whatever else reads it.
+func TestNoColumnHasAReservedName(t *testing.T) {
+	reserved := []string{"_file", "_pos", "_deleted", "_spec_id", "_partition", "_row_id", "_last_updated_sequence_number", "_change_type", "_change_ordinal", "_commit_snapshot_id"}
+	columns, err := ColumnsOf(schematest.Type(t, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range columns {
+		if slices.Contains(reserved, c.Name) {
+			t.Errorf("column %s has a name that is reserved", c.Name)
+		}
+	}
+}

@@ -134,7 +134,7 @@ func (d *DB) view(ctx context.Context, l *lake.Lake, t *schema.Type) ([]string, 
 	}
 	query := "SELECT " + strings.Join(names, ", ") + " FROM " + from
 	if slices.Contains(d.cfg.Deduplicate, t.Name) || slices.Contains(d.cfg.Deduplicate, All) {
-		query += ` QUALIFY row_number() OVER (PARTITION BY id, "time" ORDER BY _appended_at, _topic, _partition, _offset) = 1`
+		query += ` QUALIFY row_number() OVER (PARTITION BY id, "time" ORDER BY _appended_at, _topic, _topic_partition, _offset) = 1`
 	}
 	if _, err := d.db.ExecContext(ctx, "CREATE VIEW "+identifier(t.Name)+" AS "+query); err != nil {
 		return nil, fmt.Errorf("making view %s: %w", t.Name, err)

@@ -136,9 +136,9 @@ func TestRowsAreFound(t *testing.T) {
 	if want := "body\ndisk full\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	got = query(t, d, `select id, "time", host, severity, attributes, _topic, _partition, _offset, _appended_at from log order by _offset`, JSON)
+	got = query(t, d, `select id, "time", host, severity, attributes, _topic, _topic_partition, _offset, _appended_at from log order by _offset`, JSON)
 	want := `{"id":"018f0000-0000-7000-8000-000000000000","time":"2026-03-01T23:59:59.999000Z","host":"","severity":null,` +
-		`"attributes":{"k":"v","żółć":""},"_topic":"millrace.log","_partition":1,"_offset":0,"_appended_at":"2026-03-02T00:00:00.999000Z"}`
+		`"attributes":{"k":"v","żółć":""},"_topic":"millrace.log","_topic_partition":1,"_offset":0,"_appended_at":"2026-03-02T00:00:00.999000Z"}`
 	if line, _, _ := strings.Cut(got, "\n"); line != want {
 		t.Errorf("got\n%s\nwant\n%s", line, want)
 	}
@@ -171,11 +171,11 @@ func TestEveryKind(t *testing.T) {
 			`"first_seen":"2023-11-14T22:13:20.123456Z","sensor":"018f0000-0000-7000-8000-00000000000a","blocked":false,` +
 			`"icmp_code":2147483647,"as_number":-9223372036854775808,"loss":-3.4028235e+38,"jitter_ms":-5e-324,"tail":"",` +
 			`"session_id":"018f0000-0000-7000-8000-00000000000b","closed_at":"1969-12-31T23:59:59.999999Z","note":"","headers":{},` +
-			`"attributes":{},"_topic":"millrace.network_flow","_partition":1,"_offset":0,"_appended_at":"2026-03-02T00:00:00.999000Z"}`,
+			`"attributes":{},"_topic":"millrace.network_flow","_topic_partition":1,"_offset":0,"_appended_at":"2026-03-02T00:00:00.999000Z"}`,
 		`{"service":"","host":"","datacenter":"","tenant":"","src_ip":"","dst_ip":"","dst_port":0,"octets":0,"established":false,` +
 			`"sampling":0,"rtt_ms":0,"head":"","first_seen":"1970-01-01T00:00:00.000000Z","sensor":"","blocked":null,"icmp_code":null,` +
 			`"as_number":null,"loss":null,"jitter_ms":null,"tail":null,"session_id":null,"closed_at":null,"note":null,` +
-			`"headers":{"a":"b"},"attributes":{},"_topic":"millrace.network_flow","_partition":1,"_offset":1,"_appended_at":"2026-03-02T00:00:00.999000Z"}`,
+			`"headers":{"a":"b"},"attributes":{},"_topic":"millrace.network_flow","_topic_partition":1,"_offset":1,"_appended_at":"2026-03-02T00:00:00.999000Z"}`,
 	}
 	for i := range want {
 		if i >= len(lines) || lines[i] != want[i] {

@@ -1,11 +1,12 @@
 package schema
 
-// The lake's own columns, which say where a row is from. They stand after the type's fields.
+// The lake's own columns, which say where a row is from. They stand after the type's fields. None of them may be called as
+// one of Iceberg's metadata columns, of which _partition is one: Spark reads no table that has it.
 const (
-	LakeTopic      = "_topic"       // string
-	LakePartition  = "_partition"   // int
-	LakeOffset     = "_offset"      // long
-	LakeAppendedAt = "_appended_at" // timestamptz: the record's append time
+	LakeTopic      = "_topic"           // string
+	LakePartition  = "_topic_partition" // int
+	LakeOffset     = "_offset"          // long
+	LakeAppendedAt = "_appended_at"     // timestamptz: the record's append time
 )
 
 // LakeColumn is one column of an Iceberg table.
