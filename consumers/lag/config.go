@@ -12,7 +12,7 @@ import (
 // Config is the watcher's section of the configuration file.
 type Config struct {
 	Interval     time.Duration `yaml:"interval"`     // between two looks at the cluster
-	Cluster      string        `yaml:"cluster"`      // its name, in the metrics that go by kafka-lag-exporter's names
+	Cluster      string        `yaml:"cluster"`      // its name in the metrics; empty is the id that Kafka gives it
 	Destinations []string      `yaml:"destinations"` // of Millrace: their groups are watched although they never ran
 	// Groups are the consumer groups that are watched besides Millrace's own: expressions, each for whole names.
 	Groups        []string `yaml:"groups"`
@@ -37,7 +37,7 @@ const (
 // Default watches every group of the cluster.
 func Default() Config {
 	return Config{
-		Interval: 10 * time.Second, Cluster: "default", Destinations: []string{"cassandra", "elasticsearch", "lake"},
+		Interval: 10 * time.Second, Destinations: []string{"cassandra", "elasticsearch", "lake"},
 		Groups: []string{".*"}, Objectives: map[string]time.Duration{}, Flows: 1000,
 	}
 }

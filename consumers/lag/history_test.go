@@ -23,7 +23,7 @@ func viewAt(at time.Time, records int64, seconds float64) *lag.View {
 		Status: lag.Warn, Cause: lag.Cause{Why: lag.SinkSlow}, Objective: 10, Past: true,
 		Rows: []lag.Row{{Group: "g", Topic: "t", Partition: 3, Records: &records, Age: age, Status: lag.Stall, Past: true, Headroom: new(3600.04)}},
 	}
-	return &lag.View{AsOf: at, Flows: []lag.Flow{f}}
+	return &lag.View{Cluster: "kafka-1", AsOf: at, Flows: []lag.Flow{f}}
 }
 
 var (

@@ -122,6 +122,9 @@ func TestMonitor(t *testing.T) {
 		if err := m.Ready(); err != nil || len(v.Errors) > 0 {
 			t.Fatalf("%v, %v", err, v.Errors)
 		}
+		if meta, err := w.adm.BrokerMetadata(t.Context()); err != nil || meta.Cluster == "" || v.Cluster != meta.Cluster {
+			t.Errorf("the cluster is %q to the watcher and %q to Kafka, error %v", v.Cluster, meta.Cluster, err)
+		}
 		if f := flowOf(v, ours, logs); f == nil || *f.Records != 30 || !f.Past || f.Why != lag.GroupDead || f.Status != lag.Stop {
 			t.Errorf("a group that never ran: %+v", f)
 		} else if *f.Age.Low < 119 || *f.Age.High > 122 {

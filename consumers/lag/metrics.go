@@ -1,6 +1,7 @@
 package lag
 
 import (
+	"cmp"
 	"math"
 	"strconv"
 	"time"
@@ -15,8 +16,9 @@ const (
 	detailedFlows   = 100 // and of how many flows, the worst: else /metrics would grow past what is good to scrape
 )
 
+// desc has the label cluster before all others: one Prometheus may scrape the watchers of several.
 func desc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("millrace_lag_"+name, help, labels, nil)
+	return prometheus.NewDesc("millrace_lag_"+name, help, append([]string{"cluster"}, labels...), nil)
 }
 
 var (
@@ -38,6 +40,7 @@ var (
 	descOut        = desc("out_records_per_second", "What is committed, over the last minutes.", flow...)
 	descCatchUp    = desc("catch_up_seconds", "How long the lag takes to be gone at these rates; +Inf is never.", flow...)
 	descHeadroom   = desc("headroom_seconds", "How long it takes at least until unread records may be deleted. Absent where none are unread.", flow...)
+	descNoHeadroom = desc("headroom_unknown_partitions", "Partitions of which unread records may be deleted, and it is not known when.", flow...)
 	descExpired    = desc("expired_records_total", "Offsets that were deleted before they were committed, since this process watches.", flow...)
 	descRewinds    = desc("rewinds_total", "Times that a commit went back, since this process watches.", flow...)
 	descStatus     = desc("status", "In Burrow's numbers: 1 OK, 2 WARN, 3 ERR, 4 STOP, 5 STALL, 6 REWIND.", flow...)
@@ -67,7 +70,7 @@ var (
 	aliasEarly   = prometheus.NewDesc("kafka_partition_earliest_offset", "The start of a partition that is among the five worst of a flow.", []string{"cluster_name", "topic", "partition"}, nil)
 	descriptions = []*prometheus.Desc{
 		descRecords, descMax, descSeconds, descLow, descUnknown, descObjective, descWatched, descBad, descPartition, descPartitionS,
-		descIn, descOut, descCatchUp, descHeadroom, descExpired, descRewinds, descStatus, descCause, descMembers, descWorkers,
+		descIn, descOut, descCatchUp, descHeadroom, descNoHeadroom, descExpired, descRewinds, descStatus, descCause, descMembers, descWorkers,
 		descLookAge, descLookTook, descLookCalls, descFailures, descInterval, descSkew, descFlows, descLeftOff,
 		aliasMax, aliasMaxS, aliasSum, aliasTopic, aliasLag, aliasLagS, aliasOffset, aliasLatest, aliasEarly,
 	}
@@ -78,6 +81,16 @@ var burrow = map[lag.Status]float64{lag.OK: 1, lag.Warn: 2, lag.Err: 3, lag.Stop
 // collector shows the last view. It asks nobody anything.
 type collector struct{ m *Monitor }
 
+// cluster is its name in the metrics: that of the configuration, or Kafka's id of it, which is not known before the first
+// look. Brokers that have none are those of the only cluster.
+func (m *Monitor) cluster(v *lag.View) string {
+	name := cmp.Or(m.cfg.Cluster, v.Cluster)
+	if name == "" && !v.AsOf.IsZero() {
+		return "default"
+	}
+	return name
+}
+
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range descriptions {
@@ -87,8 +100,8 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	e := exporter{ch: ch, cluster: c.m.cfg.Cluster, logs: map[logKey]bool{}}
 	v := c.m.View()
+	e := exporter{ch: ch, cluster: c.m.cluster(v), logs: map[logKey]bool{}}
 	e.gauge(descInterval, c.m.cfg.Interval.Seconds())
 	e.counter(descFailures, float64(c.m.counters.failed()))
 	e.gauge(descSkew, v.Skew)
@@ -130,12 +143,17 @@ type exporter struct {
 	logs    map[logKey]bool
 }
 
+// send sends a metric, whose first label is the cluster: of ours and of those under kafka-lag-exporter's names alike.
+func (e *exporter) send(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels []string) {
+	e.ch <- prometheus.MustNewConstMetric(d, kind, v, append([]string{e.cluster}, labels...)...)
+}
+
 func (e *exporter) gauge(d *prometheus.Desc, v float64, labels ...string) {
-	e.ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	e.send(d, prometheus.GaugeValue, v, labels)
 }
 
 func (e *exporter) counter(d *prometheus.Desc, v float64, labels ...string) {
-	e.ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	e.send(d, prometheus.CounterValue, v, labels)
 }
 
 func (e *exporter) counters(f *lag.Flow, c count) {
@@ -151,6 +169,7 @@ func (e *exporter) counters(f *lag.Flow, c count) {
 // flow shows what is known of one, and nothing of what is not.
 func (e *exporter) flow(f *lag.Flow, detailed bool) {
 	e.gauge(descUnknown, float64(f.Unknown), f.Group, f.Topic)
+	e.gauge(descNoHeadroom, float64(f.NoHeadroom), f.Group, f.Topic)
 	if f.Why != "" {
 		e.gauge(descCause, 1, f.Group, f.Topic, string(f.Why))
 	}
@@ -160,7 +179,7 @@ func (e *exporter) flow(f *lag.Flow, detailed bool) {
 	e.gauge(descStatus, burrow[f.Status], f.Group, f.Topic)
 	e.gauge(descRecords, float64(*f.Records), f.Group, f.Topic, "committed")
 	e.gauge(descMax, float64(f.Most), f.Group, f.Topic)
-	e.gauge(aliasTopic, float64(*f.Records), e.cluster, f.Group, f.Topic)
+	e.gauge(aliasTopic, float64(*f.Records), f.Group, f.Topic)
 	if f.Applied != nil {
 		e.gauge(descRecords, float64(*f.Applied), f.Group, f.Topic, "applied")
 	}
@@ -205,18 +224,18 @@ func (e *exporter) flow(f *lag.Flow, detailed bool) {
 func (e *exporter) row(r *lag.Row) {
 	number := strconv.Itoa(int(r.Partition))
 	e.gauge(descPartition, float64(*r.Records), r.Group, r.Topic, number)
-	e.gauge(aliasLag, float64(*r.Records), e.cluster, r.Group, r.Topic, number)
+	e.gauge(aliasLag, float64(*r.Records), r.Group, r.Topic, number)
 	if r.Age.High != nil {
 		e.gauge(descPartitionS, *r.Age.High, r.Group, r.Topic, number)
-		e.gauge(aliasLagS, *r.Age.High, e.cluster, r.Group, r.Topic, number)
+		e.gauge(aliasLagS, *r.Age.High, r.Group, r.Topic, number)
 	}
 	if r.Committed != nil {
-		e.gauge(aliasOffset, float64(*r.Committed), e.cluster, r.Group, r.Topic, number)
+		e.gauge(aliasOffset, float64(*r.Committed), r.Group, r.Topic, number)
 	}
 	if k := (logKey{r.Topic, r.Partition}); !e.logs[k] {
 		e.logs[k] = true
-		e.gauge(aliasLatest, float64(r.End), e.cluster, r.Topic, number)
-		e.gauge(aliasEarly, float64(r.Start), e.cluster, r.Topic, number)
+		e.gauge(aliasLatest, float64(r.End), r.Topic, number)
+		e.gauge(aliasEarly, float64(r.Start), r.Topic, number)
 	}
 }
 
@@ -247,11 +266,11 @@ func (e *exporter) group(name string, s *groupSum) {
 	e.gauge(descMembers, float64(s.members), name)
 	e.gauge(descWorkers, float64(s.workers), name)
 	if !s.unknown {
-		e.gauge(aliasSum, float64(s.sum), e.cluster, name)
-		e.gauge(aliasMax, float64(s.most), e.cluster, name)
+		e.gauge(aliasSum, float64(s.sum), name)
+		e.gauge(aliasMax, float64(s.most), name)
 	}
 	if !s.undated {
-		e.gauge(aliasMaxS, s.seconds, e.cluster, name)
+		e.gauge(aliasMaxS, s.seconds, name)
 	}
 }
 

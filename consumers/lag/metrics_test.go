@@ -35,41 +35,42 @@ func TestMetrics(t *testing.T) {
 	v := viewAt(noon, 1000, 12.5)
 	v.Flows[0].CatchUp, v.Flows[0].Headroom, v.Flows[0].Expired, v.Flows[0].Rewinds = new(-1.0), new(3600.0), 7, 2
 	v.Flows[0].Rows[0].Start, v.Flows[0].Rows[0].End, v.Flows[0].Rows[0].Committed = 10, 2010, new(int64(1010))
-	v.Flows[0].Members, v.Flows[0].Workers, v.Flows[0].Most = 2, 3, 1000
+	v.Flows[0].Members, v.Flows[0].Workers, v.Flows[0].Most, v.Flows[0].NoHeadroom = 2, 3, 1000, 1
 	m.show(v)
 	later := *v
 	later.AsOf = noon.Add(10 * time.Second)
 	m.show(&later)
 	now = noon.Add(14 * time.Second)
 	want := `
-kafka_consumergroup_group_lag{cluster_name="default",group="g",partition="3",topic="t"} 1000
-kafka_consumergroup_group_lag_seconds{cluster_name="default",group="g",partition="3",topic="t"} 12.5
-kafka_consumergroup_group_max_lag{cluster_name="default",group="g"} 1000
-kafka_consumergroup_group_max_lag_seconds{cluster_name="default",group="g"} 12.5
-kafka_consumergroup_group_offset{cluster_name="default",group="g",partition="3",topic="t"} 1010
-kafka_consumergroup_group_sum_lag{cluster_name="default",group="g"} 1000
-kafka_consumergroup_group_topic_sum_lag{cluster_name="default",group="g",topic="t"} 1000
-kafka_partition_earliest_offset{cluster_name="default",partition="3",topic="t"} 10
-kafka_partition_latest_offset{cluster_name="default",partition="3",topic="t"} 2010
-millrace_lag_bad_partition_seconds_total{group="g",topic="t"} 10
-millrace_lag_catch_up_seconds{group="g",topic="t"} +Inf
-millrace_lag_cause{cause="sink_slow",group="g",topic="t"} 1
-millrace_lag_expired_records_total{group="g",topic="t"} 7
-millrace_lag_headroom_seconds{group="g",topic="t"} 3600
-millrace_lag_look_age_seconds 4
-millrace_lag_members{group="g"} 2
-millrace_lag_objective_seconds{group="g",topic="t"} 10
-millrace_lag_partition_records{group="g",partition="3",topic="t"} 1000
-millrace_lag_partition_seconds{group="g",partition="3",topic="t"} 12.5
-millrace_lag_partition_seconds_total{group="g",topic="t"} 10
-millrace_lag_records{group="g",stage="applied",topic="t"} 500
-millrace_lag_records{group="g",stage="committed",topic="t"} 1000
-millrace_lag_rewinds_total{group="g",topic="t"} 2
-millrace_lag_seconds{group="g",stage="committed",topic="t"} 12.5
-millrace_lag_seconds_low{group="g",topic="t"} 6.25
-millrace_lag_status{group="g",topic="t"} 2
-millrace_lag_unknown_partitions{group="g",topic="t"} 0
-millrace_lag_workers_wanted{group="g"} 3
+kafka_consumergroup_group_lag{cluster_name="kafka-1",group="g",partition="3",topic="t"} 1000
+kafka_consumergroup_group_lag_seconds{cluster_name="kafka-1",group="g",partition="3",topic="t"} 12.5
+kafka_consumergroup_group_max_lag{cluster_name="kafka-1",group="g"} 1000
+kafka_consumergroup_group_max_lag_seconds{cluster_name="kafka-1",group="g"} 12.5
+kafka_consumergroup_group_offset{cluster_name="kafka-1",group="g",partition="3",topic="t"} 1010
+kafka_consumergroup_group_sum_lag{cluster_name="kafka-1",group="g"} 1000
+kafka_consumergroup_group_topic_sum_lag{cluster_name="kafka-1",group="g",topic="t"} 1000
+kafka_partition_earliest_offset{cluster_name="kafka-1",partition="3",topic="t"} 10
+kafka_partition_latest_offset{cluster_name="kafka-1",partition="3",topic="t"} 2010
+millrace_lag_bad_partition_seconds_total{cluster="kafka-1",group="g",topic="t"} 10
+millrace_lag_catch_up_seconds{cluster="kafka-1",group="g",topic="t"} +Inf
+millrace_lag_cause{cause="sink_slow",cluster="kafka-1",group="g",topic="t"} 1
+millrace_lag_expired_records_total{cluster="kafka-1",group="g",topic="t"} 7
+millrace_lag_headroom_seconds{cluster="kafka-1",group="g",topic="t"} 3600
+millrace_lag_headroom_unknown_partitions{cluster="kafka-1",group="g",topic="t"} 1
+millrace_lag_look_age_seconds{cluster="kafka-1"} 4
+millrace_lag_members{cluster="kafka-1",group="g"} 2
+millrace_lag_objective_seconds{cluster="kafka-1",group="g",topic="t"} 10
+millrace_lag_partition_records{cluster="kafka-1",group="g",partition="3",topic="t"} 1000
+millrace_lag_partition_seconds{cluster="kafka-1",group="g",partition="3",topic="t"} 12.5
+millrace_lag_partition_seconds_total{cluster="kafka-1",group="g",topic="t"} 10
+millrace_lag_records{cluster="kafka-1",group="g",stage="applied",topic="t"} 500
+millrace_lag_records{cluster="kafka-1",group="g",stage="committed",topic="t"} 1000
+millrace_lag_rewinds_total{cluster="kafka-1",group="g",topic="t"} 2
+millrace_lag_seconds{cluster="kafka-1",group="g",stage="committed",topic="t"} 12.5
+millrace_lag_seconds_low{cluster="kafka-1",group="g",topic="t"} 6.25
+millrace_lag_status{cluster="kafka-1",group="g",topic="t"} 2
+millrace_lag_unknown_partitions{cluster="kafka-1",group="g",topic="t"} 0
+millrace_lag_workers_wanted{cluster="kafka-1",group="g"} 3
 `
 	got := gather(t, reg)
 	for line := range strings.Lines(strings.TrimSpace(want)) {
@@ -86,11 +87,11 @@ millrace_lag_workers_wanted{group="g"} 3
 func TestMetricsOfTheUnknown(t *testing.T) {
 	now := noon.Add(time.Hour)
 	m, reg := monitorAt(t, Default(), &now)
-	if got := gather(t, reg); !got["millrace_lag_look_age_seconds 0"] {
+	if got := gather(t, reg); !got[`millrace_lag_look_age_seconds{cluster=""} 0`] {
 		t.Errorf("before the first look: %v", got)
 	}
 	now = now.Add(time.Minute)
-	if got := gather(t, reg); !got["millrace_lag_look_age_seconds 60"] {
+	if got := gather(t, reg); !got[`millrace_lag_look_age_seconds{cluster=""} 60`] {
 		t.Errorf("a minute later, still before the first look: %v", got)
 	}
 	unknown := lag.Seconds{Method: lag.Unknown}
@@ -108,12 +109,38 @@ func TestMetricsOfTheUnknown(t *testing.T) {
 		{Group: "g", Topic: "t", Partitions: 2, Unknown: 1, Records: new(int64(7)), Age: unknown, AppliedAge: unknown, Status: lag.OK},
 	}})
 	got := gather(t, reg)
-	if !got[`millrace_lag_records{group="g",stage="committed",topic="t"} 7`] || !got[`kafka_consumergroup_group_sum_lag{cluster_name="default",group="g"} 7`] {
+	if !got[`millrace_lag_records{cluster="default",group="g",stage="committed",topic="t"} 7`] || !got[`kafka_consumergroup_group_sum_lag{cluster_name="default",group="g"} 7`] {
 		t.Errorf("lag of unknown age is not shown: %v", got)
 	}
 	for line := range got {
 		if strings.HasPrefix(line, "millrace_lag_seconds") || strings.HasPrefix(line, "kafka_consumergroup_group_max_lag_seconds") {
 			t.Errorf("of an unknown age there is %s", line)
+		}
+	}
+}
+
+// TestTheNameOfTheCluster in the metrics is the configured one, else Kafka's id of it; it is there before the first look only
+// where it was configured.
+func TestTheNameOfTheCluster(t *testing.T) {
+	for configured, want := range map[string][2]string{"": {"", "kafka-1"}, "main": {"main", "main"}} {
+		now := noon
+		cfg := Default()
+		cfg.Cluster = configured
+		m, reg := monitorAt(t, cfg, &now)
+		if got := gather(t, reg); !got[fmt.Sprintf("millrace_lag_interval_seconds{cluster=%q} 10", want[0])] {
+			t.Errorf("lag.cluster is %q, before the first look: %v", configured, got)
+		}
+		m.show(viewAt(noon, 1000, 12.5))
+		got := gather(t, reg)
+		for _, line := range []string{"millrace_lag_interval_seconds{cluster=%q} 10", `kafka_consumergroup_group_sum_lag{cluster_name=%q,group="g"} 1000`} {
+			if line = fmt.Sprintf(line, want[1]); !got[line] {
+				t.Errorf("lag.cluster is %q: %s is missing of %v", configured, line, got)
+			}
+		}
+		for line := range got {
+			if strings.HasPrefix(line, "millrace_lag_") && !strings.Contains(line, fmt.Sprintf("cluster=%q", want[1])) {
+				t.Errorf("lag.cluster is %q, and there is %s", configured, line)
+			}
 		}
 	}
 }
@@ -134,7 +161,7 @@ func TestMetricsAreBounded(t *testing.T) {
 	}
 	m.show(v)
 	got := gather(t, reg)
-	if !got["millrace_lag_flows 3"] || !got["millrace_lag_flows_left_off 1"] || got[`millrace_lag_members{group="c"} 0`] {
+	if !got[`millrace_lag_flows{cluster="default"} 3`] || !got[`millrace_lag_flows_left_off{cluster="default"} 1`] || got[`millrace_lag_members{cluster="default",group="c"} 0`] {
 		t.Errorf("of three flows, two are to be shown: %v", got)
 	}
 	n := 0

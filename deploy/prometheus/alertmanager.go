@@ -44,8 +44,7 @@ func alertmanager(o options) (string, error) {
 	return marshal(o, "What is told together, and what keeps what quiet. The receivers are empty: name your own in them.", managerFile{
 		Route: route{
 			Receiver: ticket,
-			// Not by cause, which may change: that is news of the same trouble.
-			GroupBy:  []string{"alertname", "group", "topic"},
+			GroupBy:  []string{"alertname", "cluster", "group", "topic"},
 			Wait:     o.time(10 * time.Second),
 			Interval: o.time(5 * time.Minute),
 			Repeat:   o.time(4 * time.Hour),
@@ -59,13 +58,13 @@ func alertmanager(o options) (string, error) {
 		},
 		Inhibit: []inhibit{
 			// One alert for the destination, not one for each topic. Headroom is still told: waiting does not help there.
-			{Source: is(destinationDown), Target: is(burning...), Equal: []string{"group"}},
-			{Source: is(destinationBack), Target: append(is(burning...), `cause!~"`+anyOf(handNeeded)+`"`), Equal: []string{"group"}},
+			{Source: is(destinationDown), Target: is(burning...), Equal: []string{"cluster", "group"}},
+			{Source: is(destinationBack), Target: is(burning...), Equal: []string{"cluster", "group", "topic"}},
 			// What was seen last is no news. What has happened, has: events are told.
-			{Source: is(monitorBlind), Target: is(append(burning, headroomShort, needsAHand)...)},
+			{Source: is(monitorBlind), Target: is(append(burning, headroomShort, headroomUnknown, needsAHand)...), Equal: []string{"cluster"}},
 			// One burn rate for a flow, the fastest.
-			{Source: is(lagBurnsFast), Target: is(lagBurnsSteadily, lagBurnsSlowly), Equal: []string{"group", "topic"}},
-			{Source: is(lagBurnsSteadily), Target: is(lagBurnsSlowly), Equal: []string{"group", "topic"}},
+			{Source: is(lagBurnsFast), Target: is(lagBurnsSteadily, lagBurnsSlowly), Equal: []string{"cluster", "group", "topic"}},
+			{Source: is(lagBurnsSteadily), Target: is(lagBurnsSlowly), Equal: []string{"cluster", "group", "topic"}},
 		},
 		Receivers: []receiver{{page}, {ticket}, {nobody}},
 	})

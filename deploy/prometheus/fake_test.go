@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
-// fake is a watcher of lag that says what a test wants: one group with two topics of six partitions each.
+// fake is a watcher of lag that says what a test wants: one group with topics of six partitions each.
 type fake struct {
-	group string
+	group  string
+	topics []string
 
 	mu         sync.Mutex
 	late       bool
@@ -68,9 +69,10 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	if f.late {
 		lag, headroom, catchUp = 90, 604710, "+Inf"
 	}
-	fmt.Fprintf(w, "millrace_lag_interval_seconds 1\nmillrace_lag_look_age_seconds %g\nmillrace_lag_flows %d\n", age, len(fakeTopics))
-	for _, topic := range fakeTopics {
-		flow := fmt.Sprintf("group=%q,topic=%q", f.group, topic)
+	const cluster = `cluster="main"`
+	fmt.Fprintf(w, "millrace_lag_interval_seconds{%[1]s} 1\nmillrace_lag_look_age_seconds{%[1]s} %[2]g\n", cluster, age)
+	for _, topic := range f.topics {
+		flow := fmt.Sprintf("%s,group=%q,topic=%q", cluster, f.group, topic)
 		for _, s := range []struct {
 			name  string
 			value any
@@ -80,6 +82,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 			{"bad_partition_seconds_total{" + flow + "}", f.bad},
 			{"seconds{" + flow + `,stage="committed"}`, lag},
 			{"headroom_seconds{" + flow + "}", headroom},
+			{"headroom_unknown_partitions{" + flow + "}", 0},
 			{"catch_up_seconds{" + flow + "}", catchUp},
 			{"expired_records_total{" + flow + "}", 0},
 			{"rewinds_total{" + flow + "}", 0},

@@ -39,7 +39,7 @@ type trouble struct {
 // group is late is not told besides.
 func TestLiveDestinationDown(t *testing.T) {
 	t.Parallel()
-	f := &fake{group: "millrace-cassandra"}
+	f := &fake{group: "millrace-cassandra", topics: fakeTopics}
 	liveTest(t, f.serve(t), f.group,
 		func() { f.set(true, "sink_down", false) },
 		func() { f.set(false, "", false) })
@@ -48,10 +48,21 @@ func TestLiveDestinationDown(t *testing.T) {
 // The watcher goes blind while a flow is late: that it is blind is told, and nothing of what it said last.
 func TestLiveMonitorBlind(t *testing.T) {
 	t.Parallel()
-	f := &fake{group: "millrace-lake"}
+	f := &fake{group: "millrace-lake", topics: fakeTopics}
 	live(t, f.serve(t), f.group, trouble{alert: monitorBlind, labels: map[string]string{"severity": page}, quiet: []string{lagBurnsFast, lagBurnsSteadily}},
 		func() { f.set(true, "fetch_slow", true) },
 		func() { f.set(false, "", false) })
+}
+
+// A group is late, its destination is well, and then all is well. That is told once: the windows that remember it longer
+// than the first alert lasts say nothing more.
+func TestLiveOutage(t *testing.T) {
+	t.Parallel()
+	f := &fake{group: "billing", topics: fakeTopics[:1]}
+	live(t, f.serve(t), f.group, trouble{
+		alert: lagBurnsFast, labels: map[string]string{"cluster": "main", "group": "billing", "topic": fakeTopics[0], "severity": page},
+		quiet: []string{lagBurnsSteadily}, after: true,
+	}, func() { f.set(true, "fetch_slow", false) }, func() { f.set(false, "", false) })
 }
 
 // liveTest runs a real Prometheus and a real Alertmanager, with the rules at 1/60 of their windows, on a watcher at
@@ -306,7 +317,7 @@ func (w *world) healthy(group string) error {
 			Result []any `json:"result"`
 		} `json:"data"`
 	}
-	query := fmt.Sprintf("%s{group=%q} == 0", bad("1h"), group)
+	query := fmt.Sprintf("%s{group=%q} == 0", bad(over1h), group)
 	if err := getJSON(context.Background(), w.prometheus+"/api/v1/query?query="+url.QueryEscape(query), &answer); err != nil {
 		return err
 	}

@@ -5,8 +5,8 @@
 //	go run ./deploy/prometheus [-scale 60] [-slo 0.999] [-runbooks URL] -o DIR
 //
 // All times are divided by the scale, so that what takes three days can be seen in an hour and a bit. The files in this
-// folder are those of scale 1; `make alerts` writes them anew. One Prometheus is meant to watch one Kafka cluster: a flow
-// is a group and a topic, and carries no name of a cluster.
+// folder are those of scale 1; `make alerts` writes them anew. A flow is a group and a topic in a cluster: one Prometheus may
+// scrape the watchers of several.
 package main
 
 import (

@@ -49,21 +49,32 @@ type window struct {
 	long bool
 }
 
-var windows = []window{
-	{"5m", 5 * time.Minute, false},
-	{"30m", 30 * time.Minute, false},
-	{"1h", time.Hour, false},
-	{"6h", 6 * time.Hour, true},
-	{"3d", 3 * day, true},
-}
+var (
+	over5m  = window{"5m", 5 * time.Minute, false}
+	over30m = window{"30m", 30 * time.Minute, false}
+	over1h  = window{"1h", time.Hour, false}
+	over6h  = window{"6h", 6 * time.Hour, true}
+	over3d  = window{"3d", 3 * day, true}
+	windows = []window{over5m, over30m, over1h, over6h, over3d}
+)
 
-// causeNow has the one cause of a flow. Two watchers may name two, and a join with both would fail.
-const causeNow = "group_topic:millrace_lag_cause:now"
+// flow is what tells one flow from another. One Prometheus may scrape the watchers of several clusters.
+const flow = "cluster, group, topic"
 
-// short has the headroom of the flows that have too little.
-const short = "group_topic:millrace_headroom_seconds:short"
+// What is recorded of a flow besides.
+const (
+	causeAt = "cluster_group_topic:millrace_lag_cause:seconds"               // the one cause that it has, by when it had it
+	short   = "cluster_group_topic:millrace_headroom_seconds:short"          // of those that have too little
+	unread  = "cluster_group_topic:millrace_stream_expired_records:increase" // what our consumers say they did not get
+)
 
-func bad(window string) string { return "group_topic:millrace_lag_bad:ratio_rate" + window }
+// allowed is of the flows that have an objective. What becomes of others is nobody's business.
+const allowed = "max by (" + flow + ") (millrace_lag_objective_seconds)"
+
+// parts adds up what our consumers count.
+const parts = "sum by (cluster, consumer, topic)"
+
+func bad(w window) string { return "cluster_group_topic:millrace_lag_bad:ratio_rate" + w.name }
 
 // rules makes rules.yaml.
 func rules(o options) (string, error) {
@@ -80,9 +91,9 @@ func rules(o options) (string, error) {
 
 func recordings(o options) (quick, slow []rule) {
 	for _, w := range windows {
-		r := rule{Record: bad(w.name), Expr: fmt.Sprintf(
-			"sum by (group, topic) (rate(millrace_lag_bad_partition_seconds_total[%s]))\n/\n%s",
-			o.time(w.is), watched(o))}
+		r := rule{Record: bad(w), Expr: fmt.Sprintf(
+			"sum by (%s) (rate(millrace_lag_bad_partition_seconds_total[%s]))\n/\n%s",
+			flow, o.time(w.is), watched(o))}
 		if w.long {
 			slow = append(slow, r)
 		} else {
@@ -90,15 +101,26 @@ func recordings(o options) (quick, slow []rule) {
 		}
 	}
 	return append(quick,
-		rule{Record: causeNow, Expr: "topk by (group, topic) (1, max by (group, topic, cause) (millrace_lag_cause))"},
-		rule{Record: short, Expr: shortHeadroom(o)}), slow
+		rule{Record: causeAt, Expr: oneCause()},
+		rule{Record: short, Expr: shortHeadroom(o)},
+		rule{Record: unread, Expr: ours(happened(o, parts, "millrace_stream_expired_records_total"))}), slow
+}
+
+// oneCause is the one cause of a flow. Two watchers may name two, and the one that is taken may not depend on which of them
+// came first. Its value is the time, by which of several within a window the last can be told.
+func oneCause() string {
+	each := make([]string, len(causesInOrder))
+	for i, why := range causesInOrder {
+		each[i] = fmt.Sprintf("max by (%s, cause) (millrace_lag_cause{cause=%q})", flow, why)
+	}
+	return "time() * (\n" + indent(strings.Join(each, "\nor on ("+flow+")\n")) + "\n)"
 }
 
 // watched is how many partitions a flow has: what it was watched for, per second. Over the window itself a flow that is new
 // would be judged by its first seconds. deriv() has it from the second scrape, rate() also when the watcher has started anew.
 func watched(o options) string {
 	const total = "millrace_lag_partition_seconds_total"
-	return fmt.Sprintf("(sum by (group, topic) (\n  deriv(%[1]s[%[2]s]) > rate(%[1]s[%[2]s])\n  or\n  rate(%[1]s[%[2]s])\n) > 0)", total, o.time(5*time.Minute))
+	return fmt.Sprintf("(sum by (%[3]s) (\n  deriv(%[1]s[%[2]s]) > rate(%[1]s[%[2]s])\n  or\n  rate(%[1]s[%[2]s])\n) > 0)", total, o.time(5*time.Minute), flow)
 }
 
 // shortHeadroom holds when under four hours are left, or less than twice the time that catching up takes. Retention may be
@@ -107,27 +129,20 @@ func watched(o options) string {
 // four hours: there are days until then, and the other alerts.
 func shortHeadroom(o options) string {
 	const (
-		left    = "min by (group, topic) (millrace_lag_headroom_seconds)"
-		late    = `max by (group, topic) (millrace_lag_seconds{stage="committed"})`
-		catchUp = "max by (group, topic) (millrace_lag_catch_up_seconds)"
-		allowed = "max by (group, topic) (millrace_lag_objective_seconds)"
+		left    = "min by (" + flow + ") (millrace_lag_headroom_seconds)"
+		late    = "max by (" + flow + `) (millrace_lag_seconds{stage="committed"})`
+		catchUp = "max by (" + flow + ") (millrace_lag_catch_up_seconds)"
 	)
 	return fmt.Sprintf("(\n  (%[1]s < %[5]s and %[1]s < %[2]s)\n  or\n  (%[1]s < 2 * (%[3]s < +Inf) and %[1]s < 9 * %[2]s)\n)\nand\n%[2]s > %[4]s",
 		left, late, catchUp, allowed, o.seconds(headroomLeast))
-}
-
-// withCause adds the cause to what an expression gives per flow. A flow without one stays, with no label cause, which is
-// the same as an empty one.
-func withCause(expr string) string {
-	return fmt.Sprintf("(\n%[1]s\n) * on (group, topic) group_left (cause) %[2]s\nor on (group, topic) (\n%[1]s\n)", indent(expr), causeNow)
 }
 
 func indent(s string) string { return "  " + strings.ReplaceAll(s, "\n", "\n  ") }
 
 // happened is by how much counters went up in the last hour, where they did. increase() knows nothing of what a counter
 // had when it was first seen, so a series that was not there an hour ago counts by all it has.
-func happened(o options, by, series string) string {
-	return fmt.Sprintf("sum by (%[1]s) (\n  increase(%[2]s[%[3]s]) > 0\n  or\n  (max_over_time(%[2]s[%[3]s]) unless max_over_time(%[2]s[%[3]s] offset %[3]s)) > 0\n)", by, series, o.time(time.Hour))
+func happened(o options, together, series string) string {
+	return fmt.Sprintf("%[1]s (\n  increase(%[2]s[%[3]s]) > 0\n  or\n  (max_over_time(%[2]s[%[3]s]) unless max_over_time(%[2]s[%[3]s] offset %[3]s)) > 0\n)", together, series, o.time(time.Hour))
 }
 
 func marshal(o options, what string, v any) (string, error) {

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/millrace/millrace/pkg/lag"
 )
 
 const runbooksDir = "../../docs/runbooks"
@@ -24,7 +26,7 @@ func read(t *testing.T, name string) string {
 	return string(text)
 }
 
-// causesOf reads the constants of type Why, so that a new one cannot be forgotten here.
+// causesOf reads the constants of type Why, in their order, so that a new one cannot be forgotten here.
 func causesOf(t *testing.T) []string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "../../pkg/lag/cause.go", nil, 0)
@@ -54,8 +56,20 @@ func causesOf(t *testing.T) []string {
 	if len(all) < 2 {
 		t.Fatalf("pkg/lag/cause.go has the causes %v", all)
 	}
-	slices.Sort(all)
 	return all
+}
+
+// Of a cause that was forgotten no alert would say anything.
+func TestEveryCauseHasItsPlace(t *testing.T) {
+	want := causesOf(t)
+	want = append(want[1:], want[0])
+	var have []string
+	for _, why := range causesInOrder {
+		have = append(have, string(why))
+	}
+	if !slices.Equal(have, want) || want[len(want)-1] != string(lag.MonitorBlind) {
+		t.Errorf("the causes are looked for in the order %v, and the alerts name them in %v", want, have)
+	}
 }
 
 func headings(text string) []string {
@@ -106,7 +120,9 @@ func TestEveryCauseHasASectionAndEverySectionACause(t *testing.T) {
 	text := read(t, "causes.md")
 	have := headings(text)
 	slices.Sort(have)
-	if want := causesOf(t); !slices.Equal(have, want) {
+	want := causesOf(t)
+	slices.Sort(want)
+	if !slices.Equal(have, want) {
 		t.Errorf("causes.md has sections for %v, the causes are %v", have, want)
 	}
 	for section := range strings.SplitSeq(text, "\n## ") {

@@ -63,19 +63,21 @@ type Topic struct {
 	AppendTime     bool          // its timestamps are the brokers'
 	Retention      time.Duration // 0 is for ever, as in a topic that is only compacted
 	RetentionBytes int64         // of each partition; 0 is no bound
+	Unread         bool          // its configuration could not be read: how it is kept is not known
 }
 
 // Look is a cluster as it was at one time. Commits were read before ends, so that a group that keeps up does not look ahead.
 type Look struct {
-	Begun  time.Time // before the first request
-	Ended  time.Time // after the last answer
-	From   time.Time // before the ends were asked for
-	Groups map[string]*Group
-	Logs   map[Partition]*Log
-	Topics map[string]Topic
-	Gone   map[string]bool     // topics that the cluster says it does not have
-	Sizes  map[Partition]int64 // in bytes, of the leader's log; those that are asked for
-	Errors []error             // requests that failed, in part or as a whole
-	Deaf   bool                // some broker did not say what groups it coordinates
-	Calls  int                 // requests to brokers
+	Cluster string    // its id; empty where the brokers have none
+	Begun   time.Time // before the first request
+	Ended   time.Time // after the last answer
+	From    time.Time // before the ends were asked for
+	Groups  map[string]*Group
+	Logs    map[Partition]*Log
+	Topics  map[string]Topic
+	Gone    map[string]bool     // topics that the cluster says it does not have
+	Sizes   map[Partition]int64 // in bytes, of the leader's log; those that are asked for
+	Errors  []error             // requests that failed, in part or as a whole
+	Deaf    bool                // some broker did not say what groups it coordinates
+	Calls   int                 // requests to brokers
 }

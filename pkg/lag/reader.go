@@ -81,6 +81,7 @@ func (r *Reader) Look(ctx context.Context) (*Look, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking who the brokers are: %w", err)
 	}
+	l.Cluster = meta.Cluster
 	if err := r.groups(ctx, l, meta.Brokers.NodeIDs()); err != nil {
 		return nil, err
 	}
@@ -310,7 +311,7 @@ func deref(s *string) string {
 }
 
 func topicOf(d kadm.ResourceConfig) Topic {
-	var t Topic
+	t := Topic{Unread: d.Err != nil}
 	deletes := false
 	for _, c := range d.Configs {
 		value := deref(c.Value)

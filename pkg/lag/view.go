@@ -39,8 +39,11 @@ type Row struct {
 	Out      *float64 `json:"out_per_second"`
 	CatchUp  *float64 `json:"catch_up_seconds"` // null where it is not known; -1 is never
 	Headroom *float64 `json:"headroom_seconds"` // null where nothing is to be deleted, or it is not known
-	Expired  int64    `json:"expired_records"`
-	Rewinds  int64    `json:"rewinds"`
+	// NoHeadroom says that records may be unread and be deleted, and that it is not known when. Of a topic that is bounded by
+	// time and by size there may be a Headroom all the same, that of the one that is known.
+	NoHeadroom bool  `json:"headroom_unknown,omitempty"`
+	Expired    int64 `json:"expired_records"`
+	Rewinds    int64 `json:"rewinds"`
 
 	Owner  string `json:"owner,omitempty"`
 	Status Status `json:"status"`
@@ -67,6 +70,7 @@ type Flow struct {
 	Out        *float64 `json:"out_per_second"`
 	CatchUp    *float64 `json:"catch_up_seconds"`
 	Headroom   *float64 `json:"headroom_seconds"` // the least
+	NoHeadroom int      `json:"headroom_unknown_partitions"`
 	Expired    int64    `json:"expired_records"`
 	Rewinds    int64    `json:"rewinds"`
 	Status     Status   `json:"status"`
@@ -78,14 +82,15 @@ type Flow struct {
 
 // View is what a Watcher says at a time.
 type View struct {
-	AsOf   time.Time `json:"as_of"` // of the last look
-	Age    float64   `json:"age_seconds"`
-	Took   float64   `json:"look_seconds"`
-	Calls  int       `json:"calls"`
-	Blind  string    `json:"blind,omitempty"` // why there was no look since
-	Errors []string  `json:"errors,omitempty"`
-	Flows  []Flow    `json:"flows"` // worst first
-	Skew   float64   `json:"clock_skew_seconds,omitempty"`
+	Cluster string    `json:"cluster,omitempty"` // the id of the last look's
+	AsOf    time.Time `json:"as_of"`             // of the last look
+	Age     float64   `json:"age_seconds"`
+	Took    float64   `json:"look_seconds"`
+	Calls   int       `json:"calls"`
+	Blind   string    `json:"blind,omitempty"` // why there was no look since
+	Errors  []string  `json:"errors,omitempty"`
+	Flows   []Flow    `json:"flows"` // worst first
+	Skew    float64   `json:"clock_skew_seconds,omitempty"`
 }
 
 // Past says whether anything is past its objective.
@@ -103,7 +108,7 @@ func (w *Watcher) View(now time.Time) *View {
 		}
 		return v
 	}
-	v.AsOf, v.Age = w.look.Ended.UTC(), now.Sub(w.look.Ended).Seconds()
+	v.Cluster, v.AsOf, v.Age = w.look.Cluster, w.look.Ended.UTC(), now.Sub(w.look.Ended).Seconds()
 	v.Took, v.Calls = w.look.Ended.Sub(w.look.Begun).Seconds(), w.look.Calls
 	for _, err := range w.look.Errors {
 		v.Errors = append(v.Errors, err.Error())
@@ -160,6 +165,9 @@ func (f *Flow) add(r Row) {
 	}
 	if h := r.Headroom; h != nil && (f.Headroom == nil || *h < *f.Headroom) {
 		f.Headroom = h
+	}
+	if r.NoHeadroom {
+		f.NoHeadroom++
 	}
 	f.Expired += r.Expired
 	f.Rewinds += r.Rewinds
@@ -288,6 +296,7 @@ func (w *Watcher) row(c *groupContext, p Partition, one *pair) Row {
 	}
 	if c.g.Err != nil || log.Err != nil || c.blind != "" || log.End < 0 {
 		r.Age, r.AppliedAge = Seconds{Method: Unknown}, Seconds{Method: Unknown}
+		r.NoHeadroom = true
 		r.Cause = c.blindCause(log)
 		return r
 	}
@@ -392,15 +401,17 @@ func (r *Row) from() int64 {
 // headroom is how long it takes at least until the oldest unread record may be deleted: Kafka deletes a segment when its
 // newest record is past the retention, or when the log is larger than it may be without it.
 func (w *Watcher) headroom(r *Row, p Partition, log *logState) {
-	t := w.look.Topics[p.Topic]
+	t, read := w.look.Topics[p.Topic]
 	if r.lag() <= 0 {
 		return
 	}
+	size, sized := w.look.Sizes[p]
+	r.NoHeadroom = !read || t.Unread || t.Retention > 0 && r.Age.High == nil || t.RetentionBytes > 0 && (!sized || r.In == nil)
 	least := math.Inf(1)
 	if t.Retention > 0 && r.Age.High != nil {
 		least = t.Retention.Seconds() - *r.Age.High
 	}
-	if size, ok := w.look.Sizes[p]; ok && t.RetentionBytes > 0 && log.End > log.Start && r.In != nil && *r.In > 0 {
+	if sized && t.RetentionBytes > 0 && log.End > log.Start && r.In != nil && *r.In > 0 {
 		each := float64(size) / float64(log.End-log.Start)
 		least = min(least, (float64(t.RetentionBytes)-each*float64(r.lag()))/(each**r.In))
 	}

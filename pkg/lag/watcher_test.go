@@ -5,6 +5,9 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // TestWatcherHoldsWhateverItSees: looks that make no sense, as they come when brokers answer at different times, fall back
@@ -168,6 +171,46 @@ func TestHeadroom(t *testing.T) {
 	if r := s.row("g", 0); r.Headroom != nil {
 		t.Errorf("where nothing is deleted: %v", *r.Headroom)
 	}
+}
+
+// TestHeadroomThatCannotBeTold is said of partitions that have unread records, or may have, on topics that delete.
+func TestHeadroomThatCannotBeTold(t *testing.T) {
+	s := newSim(t, map[Why]bool{})
+	s.group("g", 1)
+	s.topics["t"] = Topic{Retention: time.Hour}
+	s.produce(0, 10) // before the first look: nobody knows when
+	s.run(60, nil)
+	tell := func(what string, topic *Topic, want ...bool) {
+		t.Helper()
+		delete(s.topics, "t")
+		if topic != nil {
+			s.topics["t"] = *topic
+		}
+		s.observe()
+		n := 0
+		for p, unknown := range want {
+			if r := s.row("g", int32(p)); r.NoHeadroom != unknown {
+				t.Errorf("%s: partition %d, whose age is %s, says %v", what, p, show(r.Age), r.NoHeadroom)
+			}
+			if unknown {
+				n++
+			}
+		}
+		if f := s.w.View(s.now).Flows[0]; f.NoHeadroom != n {
+			t.Errorf("%s: of the flow %d partitions", what, f.NoHeadroom)
+		}
+	}
+	tell("an unknown age", &Topic{Retention: time.Hour}, true, false, false)
+	tell("nothing is deleted", &Topic{}, false, false, false)
+	refused := topicOf(kadm.ResourceConfig{Name: "t", Err: kerr.TopicAuthorizationFailed})
+	tell("the configuration is refused", &refused, true, false, false)
+	tell("the configuration was never read", nil, true, false, false)
+	tell("a size that is not known", &Topic{RetentionBytes: 900_000}, true, false, false)
+	s.run(60, func(int) { s.commit("g", 0, 10) })
+	s.run(60, func(int) { s.produce(0, 1) }) // these were seen to come
+	tell("a known age", &Topic{Retention: time.Hour}, false, false, false)
+	s.logs[at(1)].Err = kerr.LeaderNotAvailable // whether it has unread records is not known either
+	tell("no leader", &Topic{Retention: time.Hour}, false, true, false)
 }
 
 // TestRateOfWhatStoodStill: a producer that stopped minutes ago produces nothing.
