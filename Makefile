@@ -13,6 +13,8 @@ VENV := $(CACHE)/readers
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # The servers that tests use are their own: other ports, other data than `make stack`.
 TEST_STACK := MILLRACE_STACK_DIR=$(CURDIR)/.stack/test MILLRACE_STACK_PORT_BASE=auto deploy/local/stack.sh
+# Those of the lake are for tests only.
+LAKE_STACK := MILLRACE_STACK_SERVERS="kafka registry cassandra elasticsearch postgres s3 catalog" $(TEST_STACK)
 BENCH ?=
 FAULTS ?=
 SOAK ?= 30m
@@ -31,16 +33,16 @@ test-fast: ## unit and in-process tests: under a minute with a warm cache, no se
 	$(GOTEST) ./...
 
 test: lint ## lint, unit, in-process, and the same end to end on real servers; installs what it needs on Debian as root
-	@deploy/local/setup.sh go compiler servers readers prometheus
+	@deploy/local/setup.sh go compiler servers lake readers prometheus
 	@$(MAKE) build
 	@$(MAKE) test-servers
 
 # With MILLRACE_SERVERS=1 the tests that want real servers do their work too. The servers start empty, and the end-to-end
 # suite has them to itself: it counts what the topics of the data types hold.
 test-servers: $(VENV)/ready
-	@$(TEST_STACK) clean
-	@trap '$(TEST_STACK) down' EXIT; \
-	$(TEST_STACK) up; \
+	@$(LAKE_STACK) clean
+	@trap '$(LAKE_STACK) down' EXIT; \
+	$(LAKE_STACK) up; \
 	. .stack/test/env; \
 	export MILLRACE_SERVERS=1 MILLRACE_BIN="$(CURDIR)/bin/millrace" MILLRACE_PYTHON="$(VENV)/bin/python"; \
 	$(GOTEST) -count=1 -timeout 14m ./deploy/e2e; \

@@ -4,6 +4,7 @@
 #   go        Go of the version that go.mod names, or one that fetches it
 #   compiler  a C and a C++ compiler, for DuckDB
 #   servers   JDK 17 and Maven, for deploy/local/stack.sh
+#   lake      PostgreSQL, without a cluster of its own that runs, for the lake's tests on servers
 #   readers   Python 3 with venv, for the readers in deploy/e2e that are not ours
 #   faults    iproute2 and iptables, for the network namespace in which deploy/faults drops packets
 #   prometheus  Debian's Prometheus and Alertmanager with their tools, unpacked into Millrace's cache: nothing is installed,
@@ -28,6 +29,12 @@ has_jdk_17() {
     if [ -x "$home/bin/javac" ] && "$home/bin/java" -version 2>&1 | grep -q ' version "17'; then return 0; fi
   done
   has javac && java -version 2>&1 | grep -q ' version "17'
+}
+
+has_postgres() {
+  local bin
+  for bin in /usr/lib/postgresql/*/bin/initdb; do if [ -x "$bin" ]; then return 0; fi; done
+  has initdb
 }
 
 prometheus_in="${XDG_CACHE_HOME:-$HOME/.cache}/millrace/prometheus"
@@ -71,6 +78,10 @@ check() {
         has_jdk_17 || need "a JDK 17 (JAVA_HOME names it where java is another)" openjdk-17-jdk-headless
         has mvn || need "Apache Maven" maven
         ;;
+      lake)
+        has_postgres || need "PostgreSQL's server" postgresql
+        has setpriv || need "setpriv of util-linux" util-linux
+        ;;
       readers)
         { has python3 && python3 -c 'import venv, ensurepip' 2>/dev/null; } || need "Python 3 with venv" "python3 python3-venv"
         has curl || need curl curl
@@ -97,6 +108,12 @@ if [ -z "$missing_packages" ]; then exit 0; fi
 if [ -f /etc/debian_version ] && [ "$(id -u)" = 0 ]; then
   echo "setup: installing$missing_packages" >&2
   apt-get update -qq
+  case " $missing_packages " in
+    *" postgresql "*) # installing it would make a cluster and start it
+      DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql-common >&2
+      sed -i 's/^#* *create_main_cluster .*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+      ;;
+  esac
   # shellcheck disable=SC2086
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing_packages >&2
   check "$@"

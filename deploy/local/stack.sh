@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Real servers on this machine: Kafka, Cassandra, Elasticsearch and a schema registry, from Maven Central.
+# Real servers on this machine: Kafka, Cassandra, Elasticsearch and a schema registry, from Maven Central. For the lake,
+# where they are named: postgres (Debian's), s3 (versitygw, by `go install`) and catalog (Iceberg's REST catalog, on that s3).
 #
 #   stack.sh up       downloads (first time), starts what is not running, waits until each answers, prints where they are
 #   stack.sh status   prints where they are; exit 1 unless all run
@@ -37,6 +38,7 @@ set_ports() {
   REGISTRY_PORT=$((BASE + 81))
   CASSANDRA_PORT=$((BASE + 42)) CASSANDRA_STORAGE_PORT=$((BASE + 70)) CASSANDRA_JMX_PORT=$((BASE + 99))
   ELASTICSEARCH_PORT=$((BASE + 20)) ELASTICSEARCH_TRANSPORT_PORT=$((BASE + 30))
+  POSTGRES_PORT=$((BASE + 32)) S3_PORT=$((BASE + 90)) CATALOG_PORT=$((BASE + 84))
 }
 
 ports_of() {
@@ -45,6 +47,9 @@ ports_of() {
     registry) echo "$REGISTRY_PORT" ;;
     cassandra) echo "$CASSANDRA_PORT $CASSANDRA_STORAGE_PORT $CASSANDRA_JMX_PORT" ;;
     elasticsearch) echo "$ELASTICSEARCH_PORT $ELASTICSEARCH_TRANSPORT_PORT" ;;
+    postgres) echo "$POSTGRES_PORT" ;;
+    s3) echo "$S3_PORT" ;;
+    catalog) echo "$CATALOG_PORT" ;;
   esac
 }
 
@@ -78,8 +83,14 @@ choose_ports() {
 
 # --- processes -------------------------------------------------------------------------------------------------------
 
-# The command line of each server begins with this, so that a pid that now is another's process is never ended.
-mark() { echo "-Dmillrace.stack=$state/$1"; }
+# The command line of each server has this, so that a pid that now is another's process is never ended.
+mark() {
+  case $1 in
+    postgres) echo "millrace.stack=$state/$1" ;; # a setting with a dot in its name is free for anybody
+    s3) echo "$state/data/s3" ;;
+    *) echo "-Dmillrace.stack=$state/$1" ;;
+  esac
+}
 
 command_of() {
   if [ -r "/proc/$1/cmdline" ]; then tr '\0' ' ' <"/proc/$1/cmdline"; else ps -ww -o command= -p "$1" 2>/dev/null; fi
@@ -89,7 +100,7 @@ running() {
   local pid
   [ -s "$state/pids/$1" ] || return 1
   pid=$(cat "$state/pids/$1")
-  case "$(command_of "$pid" || true)" in *" $(mark "$1") "*) return 0 ;; esac
+  case " $(command_of "$pid" || true) " in *" $(mark "$1") "*) return 0 ;; esac
   return 1
 }
 
@@ -103,7 +114,10 @@ stop() {
   local pid i
   if running "$1"; then
     pid=$(cat "$state/pids/$1")
-    kill "$pid" 2>/dev/null || true
+    case $1 in
+      postgres) kill -INT "$pid" 2>/dev/null || true ;; # SIGTERM waits for its clients
+      *) kill "$pid" 2>/dev/null || true ;;
+    esac
     for ((i = 0; i < 300; i++)); do
       running "$1" || break
       sleep 0.1
@@ -169,6 +183,16 @@ home_of() { echo "$cache/$1-$(cat "$here/$1/"* "$here/log4j2.properties" 2>/dev/
 
 fetch() {
   local name=$1 home tmp
+  case $name in
+    postgres)
+      find_postgres
+      return
+      ;;
+    s3)
+      fetch_s3
+      return
+      ;;
+  esac
   home=$(home_of "$name")
   if [ -d "$home" ]; then return; fi
   command -v mvn >/dev/null || die "Maven is needed to download the servers: on Debian \`apt-get install maven\`"
@@ -187,6 +211,10 @@ fetch() {
       rm -rf "$tmp/lib"
       ;;
     elasticsearch) lay_out_elasticsearch "$tmp" ;;
+    catalog)
+      mkdir "$tmp/classes"
+      "$JAVA_HOME/bin/javac" -nowarn -d "$tmp/classes" -cp "$tmp/lib/*" "$here/catalog/LocalCatalog.java" || die "compiling LocalCatalog.java"
+      ;;
   esac
   mv "$tmp" "$home" 2>/dev/null || rm -rf "$tmp" # another call was faster
 }
@@ -203,6 +231,33 @@ lay_out_elasticsearch() {
   cp "$here/log4j2.properties" "$dir/home/config/"
   "$JAVA_HOME/bin/javac" -nowarn -d "$dir/classes" -cp "$dir/lib/*" "$here/elasticsearch/LocalNode.java" ||
     die "compiling LocalNode.java"
+}
+
+find_postgres() {
+  local bin
+  for bin in /usr/lib/postgresql/*/bin "$(dirname "$(command -v initdb || echo /none/initdb)")"; do
+    if [ -x "$bin/initdb" ] && [ -x "$bin/postgres" ]; then
+      postgres=$bin
+      return
+    fi
+  done
+  die "PostgreSQL is needed for the lake's tests: on Debian \`apt-get install postgresql\`"
+}
+
+S3_VERSION=1.8.0 S3_KEY=millrace S3_SECRET=millrace-secret POSTGRES_PASSWORD=millrace-secret
+
+fetch_s3() {
+  local home=$cache/versitygw-$S3_VERSION tmp
+  if [ -x "$home/versitygw" ]; then return; fi
+  command -v go >/dev/null || die "Go is needed to build versitygw"
+  say "building versitygw in $home"
+  mkdir -p "$cache"
+  tmp=$(mktemp -d "$cache/.s3.XXXXXX")
+  if ! (cd "$tmp" && GOBIN=$tmp go install "github.com/versity/versitygw/cmd/versitygw@v$S3_VERSION"); then
+    rm -rf "$tmp"
+    die "building versitygw: what go said is above"
+  fi
+  mv "$tmp" "$home" 2>/dev/null || rm -rf "$tmp" # another call was faster
 }
 
 # --- servers ---------------------------------------------------------------------------------------------------------
@@ -227,7 +282,7 @@ run_in_background() { # name, working folder, command…: outlives this shell an
 
 start() {
   local name=$1 home port i
-  home=$(home_of "$name")
+  home=$(home_of "$name") # of postgres and s3 there is none
   for port in $(ports_of "$name"); do
     # The threads of a process that was just ended hold its ports for a moment after its first thread is gone.
     for ((i = 0; i < 50; i++)); do
@@ -278,6 +333,42 @@ start_elasticsearch() {
     "$1/home" "$DATA" "$ELASTICSEARCH_PORT" "$ELASTICSEARCH_TRANSPORT_PORT"
 }
 
+# PostgreSQL refuses to run as root: then Debian's user for it does.
+as_postgres() { if [ "$(id -u)" = 0 ]; then echo "setpriv --reuid=postgres --regid=postgres --clear-groups"; fi; }
+
+start_postgres() {
+  local as
+  as=$(as_postgres)
+  find_postgres
+  if [ -n "$as" ]; then chown postgres "$DATA"; fi
+  if [ ! -f "$DATA/db/PG_VERSION" ]; then
+    # shellcheck disable=SC2086
+    if ! (cd "$DATA" && printf '%s\n' "$POSTGRES_PASSWORD" >"$DATA/password" &&
+      $as "$postgres/initdb" -D "$DATA/db" -U millrace -A scram-sha-256 -N --pwfile="$DATA/password") >>"$state/logs/postgres.log" 2>&1; then
+      tail -n 15 "$state/logs/postgres.log" >&2
+      say "stack: making a PostgreSQL in $DATA: its last lines are above; the user postgres must be able to reach that folder"
+      give_up
+    fi
+  fi
+  # shellcheck disable=SC2086
+  run_in_background postgres "$DATA" $as "$postgres/postgres" -D "$DATA/db" -c listen_addresses=127.0.0.1 -c "port=$POSTGRES_PORT" \
+    -c unix_socket_directories= -c "$(mark postgres)"
+}
+
+start_s3() {
+  mkdir -p "$DATA/lake" # a folder is a bucket
+  ROOT_ACCESS_KEY=$S3_KEY ROOT_SECRET_KEY=$S3_SECRET run_in_background s3 "$DATA" "$cache/versitygw-$S3_VERSION/versitygw" \
+    --port "127.0.0.1:$S3_PORT" --health /health posix "$DATA"
+}
+
+start_catalog() {
+  CATALOG_CATALOG__IMPL=org.apache.iceberg.jdbc.JdbcCatalog CATALOG_URI="jdbc:sqlite:$DATA/catalog.db" CATALOG_JDBC_SCHEMA__VERSION=V1 \
+    CATALOG_WAREHOUSE=s3://lake/rest CATALOG_IO__IMPL=org.apache.iceberg.aws.s3.S3FileIO CATALOG_CLIENT_REGION=us-east-1 \
+    CATALOG_S3_ENDPOINT="http://127.0.0.1:$S3_PORT" CATALOG_S3_PATH__STYLE__ACCESS=true \
+    CATALOG_S3_ACCESS__KEY__ID=$S3_KEY CATALOG_S3_SECRET__ACCESS__KEY=$S3_SECRET \
+    run_in_background catalog "$DATA" "$java" "$(mark catalog)" -Xms64m -Xmx256m -XX:+UseSerialGC -cp "$1/classes:$1/lib/*" LocalCatalog "$CATALOG_PORT"
+}
+
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 http_ok() { # port, path
@@ -312,6 +403,13 @@ answers() (
       [ "$(answered "$CASSANDRA_PORT" '\004\000\000\000\005\000\000\000\000' 5)" = 8400000006 ]
       ;;
     elasticsearch) http_ok "$ELASTICSEARCH_PORT" '/_cluster/health?wait_for_status=yellow&timeout=10s' ;;
+    postgres) # a request for TLS is answered with a letter; and the log says when it takes connections
+      grep -q 'ready to accept connections' "$state/logs/postgres.log" || exit 1
+      case $(answered "$POSTGRES_PORT" '\000\000\000\010\004\322\026\057' 1) in 4e | 53) exit 0 ;; esac
+      exit 1
+      ;;
+    s3) http_ok "$S3_PORT" /health ;;
+    catalog) http_ok "$CATALOG_PORT" /v1/config ;;
   esac
 )
 
@@ -350,6 +448,15 @@ export MILLRACE_REGISTRY=http://127.0.0.1:$REGISTRY_PORT/apis/ccompat/v7
 export MILLRACE_CASSANDRA=127.0.0.1:$CASSANDRA_PORT
 export MILLRACE_ELASTICSEARCH=http://127.0.0.1:$ELASTICSEARCH_PORT
 EOF
+  case " $servers " in
+    *" catalog "*)
+      cat >>"$state/env.new" <<EOF
+export MILLRACE_LAKE_SQL=postgres://millrace@127.0.0.1:$POSTGRES_PORT/postgres MILLRACE_LAKE_SQL_PASSWORD=$POSTGRES_PASSWORD
+export MILLRACE_LAKE_S3=http://127.0.0.1:$S3_PORT MILLRACE_LAKE_S3_KEY=$S3_KEY MILLRACE_LAKE_S3_SECRET=$S3_SECRET
+export MILLRACE_LAKE_REST=http://127.0.0.1:$CATALOG_PORT
+EOF
+      ;;
+  esac
   mv "$state/env.new" "$state/env"
   # The same configuration with the ports that this stack has.
   if [ -f "$here/millrace.yaml" ]; then
@@ -369,6 +476,9 @@ show() {
       registry) printf '%-14s %-42s %s\n' registry "http://127.0.0.1:$REGISTRY_PORT/apis/ccompat/v7" "$how" ;;
       cassandra) printf '%-14s %-42s %s\n' cassandra "127.0.0.1:$CASSANDRA_PORT" "$how" ;;
       elasticsearch) printf '%-14s %-42s %s\n' elasticsearch "http://127.0.0.1:$ELASTICSEARCH_PORT" "$how" ;;
+      postgres) printf '%-14s %-42s %s\n' postgres "127.0.0.1:$POSTGRES_PORT" "$how" ;;
+      s3) printf '%-14s %-42s %s\n' s3 "http://127.0.0.1:$S3_PORT" "$how" ;;
+      catalog) printf '%-14s %-42s %s\n' catalog "http://127.0.0.1:$CATALOG_PORT" "$how" ;;
     esac
   done
   return $all
@@ -402,7 +512,7 @@ down() {
   local name
   lock
   trap unlock EXIT
-  for name in elasticsearch cassandra registry kafka; do
+  for name in catalog s3 postgres elasticsearch cassandra registry kafka; do
     case " $servers " in *" $name "*) stop "$name" ;; esac
   done
 }

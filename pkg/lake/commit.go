@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/apache/iceberg-go"
+	"github.com/apache/iceberg-go/catalog/rest"
 	"github.com/apache/iceberg-go/table"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/millrace/millrace/pkg/failpoint"
 )
@@ -159,9 +161,16 @@ func (t *Table) Settle(ctx context.Context, c *Commit) (in bool, err error) {
 }
 
 // isConflict says that a commit was refused because the table is not what it was built on. iceberg-go has a typed
-// error for a lost race and an untyped one for a requirement that no longer holds.
+// error for a lost race and an untyped one for a requirement that no longer holds; PostgreSQL refuses whoever would break
+// its isolation. A server that did not say how it ended may have taken the commit, whatever words it used.
 func isConflict(err error) bool {
-	return errors.Is(err, table.ErrCommitFailed) || strings.Contains(err.Error(), "requirement failed")
+	if errors.Is(err, rest.ErrCommitStateUnknown) {
+		return false
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pg.Code == "40001" || pg.Code == "40P01" // serialization failure, deadlock: both undo all of it
+	}
+	return errors.Is(err, table.ErrCommitFailed) || strings.Contains(strings.ToLower(err.Error()), "requirement failed")
 }
 
 // has says whether a commit is in the current history.

@@ -5,16 +5,32 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/apache/iceberg-go"
+	"github.com/millrace/millrace/pkg/config"
 )
 
-// Hadoop is the catalog that is the file system itself, on a local disk.
-const Hadoop = "hadoop"
+// The catalogs, which say where each table's current state is.
+const (
+	Hadoop = "hadoop" // the file system itself, on a local disk
+	SQL    = "sql"    // two tables in PostgreSQL
+	REST   = "rest"   // a server of Iceberg's REST protocol
+)
 
 // Config says where the tables are and how their files are made.
 type Config struct {
-	Catalog   string    `yaml:"catalog"`   // hadoop
-	Warehouse string    `yaml:"warehouse"` // folder under which the tables are
+	Catalog string `yaml:"catalog"` // hadoop, sql or rest
+	// URI is where the catalog answers: postgres://user@host:5432/database, or https://host/path. It is printed, and may
+	// hold no password.
+	URI string `yaml:"uri"`
+	// Credential is the password of the sql catalog's user, or the OAuth2 client of the rest catalog as id:secret. Without
+	// it PostgreSQL's own chain (PGPASSWORD, ~/.pgpass) has the password.
+	Credential config.Secret `yaml:"credential"`
+	Token      config.Secret `yaml:"token"`     // bearer token of the rest catalog, instead of credential
+	OAuthURI   string        `yaml:"oauth_uri"` // where credential is exchanged for a token, if not at the rest catalog
+	Scope      string        `yaml:"scope"`     // asked for in that exchange
+	// Warehouse is under what the tables are: a folder, or s3://bucket/path. The rest catalog knows it by a name, or has
+	// one of its own.
+	Warehouse string    `yaml:"warehouse"`
+	Storage   Storage   `yaml:"storage"`
 	Namespace string    `yaml:"namespace"`
 	Snapshots Snapshots `yaml:"snapshots"`
 }
@@ -30,6 +46,7 @@ func Default() Config {
 	return Config{
 		Catalog:   Hadoop,
 		Warehouse: "data/lake",
+		Storage:   Storage{},
 		Namespace: "millrace",
 		Snapshots: Snapshots{Age: time.Hour, Keep: 20},
 	}
@@ -37,13 +54,7 @@ func Default() Config {
 
 // Validate reports every mistake at once.
 func (c Config) Validate() error {
-	var errs []error
-	if c.Catalog != Hadoop {
-		errs = append(errs, fmt.Errorf("lake.catalog is %q: only %s is there so far", c.Catalog, Hadoop))
-	}
-	if c.Warehouse == "" {
-		errs = append(errs, errors.New("lake.warehouse is empty: name the folder that holds the tables"))
-	}
+	errs := []error{c.validateCatalog(), c.Storage.validate()}
 	if c.Namespace == "" {
 		errs = append(errs, errors.New("lake.namespace is empty: name the namespace of the tables, as millrace"))
 	}
@@ -56,7 +67,18 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// properties gives what iceberg-go's catalogs are configured by.
-func (c Config) properties() iceberg.Properties {
-	return iceberg.Properties{"type": c.Catalog, "warehouse": c.Warehouse}
+func (c Config) validateCatalog() error {
+	switch c.Catalog {
+	case Hadoop:
+		return c.validateHadoop()
+	case SQL:
+		return c.validateSQL()
+	case REST:
+		return c.validateREST()
+	}
+	errs := []error{fmt.Errorf("lake.catalog is %q: give %s, %s or %s", c.Catalog, Hadoop, SQL, REST)}
+	if c.Warehouse == "" {
+		errs = append(errs, errors.New("lake.warehouse is empty: name the folder or the bucket that holds the tables"))
+	}
+	return errors.Join(errs...)
 }

@@ -14,7 +14,6 @@ import (
 	"sync"
 
 	"github.com/apache/iceberg-go/catalog"
-	_ "github.com/apache/iceberg-go/catalog/hadoop" // the catalog on a local disk
 	"github.com/apache/iceberg-go/table"
 
 	"github.com/millrace/millrace/pkg/schema"
@@ -37,7 +36,7 @@ type Lake struct {
 // New checks the configuration. The catalog is opened by the first call that needs it.
 func New(cfg Config, tel telemetry.Set) (*Lake, error) {
 	return NewOn(cfg, tel, func(ctx context.Context) (catalog.Catalog, error) {
-		return catalog.Load(ctx, "millrace", cfg.properties())
+		return openCatalog(ctx, cfg)
 	})
 }
 

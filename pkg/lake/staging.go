@@ -14,6 +14,7 @@ import (
 	"github.com/apache/iceberg-go/catalog"
 	iceio "github.com/apache/iceberg-go/io"
 	"github.com/apache/iceberg-go/table"
+	"github.com/aws/smithy-go"
 	"github.com/google/uuid"
 )
 
@@ -66,7 +67,9 @@ func (t *Table) sweep(c *Commit) {
 	if c.Unknown || len(c.staged) == 0 {
 		return
 	}
-	fs, err := t.files(context.Background(), t.state())
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	fs, err := t.files(ctx, t.state())
 	if err != nil {
 		return // they are tried again
 	}
@@ -113,7 +116,11 @@ func isLeftover(name string) bool {
 	return ok && uuid.Validate(id) == nil
 }
 
-// IsFull says that an error is about storage that has no room left.
+// IsFull says that an error is about storage that has no room left. S3 itself has no such error; the names are those of
+// Ceph and versitygw, and of MinIO.
 func IsFull(err error) bool {
+	if s3, ok := errors.AsType[smithy.APIError](err); ok {
+		return slices.Contains([]string{"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"}, s3.ErrorCode())
+	}
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

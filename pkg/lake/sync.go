@@ -28,8 +28,10 @@ func (w *Writer) syncFolders() error {
 
 // localPath gives the path of a location on this machine's disk.
 func localPath(location string) (string, bool) {
-	if rest, ok := strings.CutPrefix(location, "file://"); ok {
-		return rest, true
+	for _, scheme := range []string{"file://", "file:"} { // Java's catalogs write the second
+		if rest, ok := strings.CutPrefix(location, scheme); ok {
+			return rest, true
+		}
 	}
 	return location, filepath.IsAbs(location)
 }

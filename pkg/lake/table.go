@@ -60,6 +60,9 @@ func (t *Table) state() *table.Table {
 	return t.ice
 }
 
+// MetadataLocation is the file that the state at hand was read from: with it alone other engines can read the table.
+func (t *Table) MetadataLocation() string { return t.state().MetadataLocation() }
+
 // Refresh reads the table's current state.
 func (t *Table) Refresh(ctx context.Context) error {
 	ice, err := t.cat.LoadTable(ctx, t.state().Identifier())

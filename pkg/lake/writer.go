@@ -33,6 +33,9 @@ type Writer struct {
 	table  *Table
 	cfg    WriterConfig
 	fs     iceio.WriteFileIO
+	files  creator
+	remote bool   // the files are uploads
+	stop   func() // breaks those off
 	where  table.LocationProvider
 	sorted []string
 	layout *layout
@@ -68,8 +71,9 @@ func (t *Table) NewWriter(ctx context.Context, cfg WriterConfig) (*Writer, error
 	if err != nil {
 		return nil, fmt.Errorf("writing to table %s: %w", t.name, err)
 	}
+	files, remote, stop := uploads(ctx, fs)
 	return &Writer{
-		table: t, cfg: cfg, fs: fs, where: where, sorted: sortColumns(ice), layout: l, parts: parts,
+		table: t, cfg: cfg, fs: fs, files: files, remote: remote, stop: stop, where: where, sorted: sortColumns(ice), layout: l, parts: parts,
 		open: map[int64]*openPart{}, spilt: map[int32]bool{},
 	}, nil
 }
@@ -147,11 +151,14 @@ func (w *Writer) largest() (q int64, most *openPart) {
 // spill writes the rows held for a table partition as a row group of its file.
 func (w *Writer) spill(q int64, part *openPart) error {
 	if part.file == nil {
+		if err := w.makeRoom(); err != nil {
+			return err
+		}
 		path, err := w.newPath(q)
 		if err != nil {
 			return err
 		}
-		if part.file, err = newFileWriter(w.fs, path, w.layout, w.sorted); err != nil {
+		if part.file, err = newFileWriter(w.files, path, w.layout, w.sorted); err != nil {
 			return err
 		}
 		w.paths = append(w.paths, path)
@@ -188,18 +195,26 @@ func (w *Writer) finishFiles() error {
 		if part.file == nil {
 			continue
 		}
-		if err := part.file.close(); err != nil {
+		if err := w.finishFile(q, part); err != nil {
 			return err
 		}
-		df, err := part.file.dataFile(w.parts.spec, w.parts.value(q))
-		if err != nil {
-			return err
-		}
-		w.done = append(w.done, df)
-		part.file = nil
 	}
 	clear(w.open)
 	return w.syncFolders()
+}
+
+// finishFile closes a table partition's file, which then is durable, and describes it.
+func (w *Writer) finishFile(q int64, part *openPart) error {
+	if err := part.file.close(); err != nil {
+		return err
+	}
+	df, err := part.file.dataFile(w.parts.spec, w.parts.value(q))
+	if err != nil {
+		return err
+	}
+	w.done = append(w.done, df)
+	part.file = nil
+	return nil
 }
 
 // Finish writes what is held, closes the files, makes them durable and describes them for a commit.
@@ -207,6 +222,7 @@ func (w *Writer) Finish() ([]iceberg.DataFile, error) {
 	if err := w.guarded(nil, w.finishFiles); err != nil {
 		return nil, err
 	}
+	w.stop()
 	return w.done, nil
 }
 
@@ -232,6 +248,7 @@ func (w *Writer) Forget(partition int32) bool {
 
 // Discard drops everything and removes the files. It is not for files that a commit of unknown outcome may have added.
 func (w *Writer) Discard() {
+	w.stop()
 	for _, part := range w.open {
 		if part.file != nil {
 			part.file.abandon()

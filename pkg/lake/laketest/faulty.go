@@ -11,7 +11,7 @@ import (
 	"github.com/apache/iceberg-go/table"
 )
 
-// Catalog is a hadoop catalog with faults.
+// Catalog is a catalog with faults.
 type Catalog struct {
 	catalog.Catalog
 
@@ -21,7 +21,7 @@ type Catalog struct {
 	load   func() error
 }
 
-// New opens the catalog of a warehouse.
+// New opens the hadoop catalog of a warehouse.
 func New(warehouse string) (*Catalog, error) {
 	inner, err := hadoop.NewCatalog("test", warehouse, nil)
 	if err != nil {
@@ -29,6 +29,9 @@ func New(warehouse string) (*Catalog, error) {
 	}
 	return &Catalog{Catalog: inner}, nil
 }
+
+// On gives another catalog faults.
+func On(inner catalog.Catalog) *Catalog { return &Catalog{Catalog: inner} }
 
 // Open gives the catalog to lake.NewOn.
 func (c *Catalog) Open(context.Context) (catalog.Catalog, error) { return c, nil }
