@@ -18,6 +18,7 @@ type cli struct {
 	Topics  topicsCmd  `cmd:"" help:"Show or make what the data types need on the servers."`
 	Send    sendCmd    `cmd:"" help:"Publish NDJSON records through a gateway."`
 	SQL     sqlCmd     `cmd:"" name:"sql" help:"Query the lake."`
+	Report  reportCmd  `cmd:"" help:"Run a report over the lake, or list the reports."`
 	Lag     lagCmd     `cmd:"" help:"Show how far each consumer is behind."`
 	DLQ     dlqCmd     `cmd:"" name:"dlq" help:"Show, replay or discard dead letters."`
 	Loadgen loadgenCmd `cmd:"" help:"Publish synthetic records, each with a number and a hash over all its fields."`

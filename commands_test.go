@@ -12,7 +12,7 @@ import (
 
 func TestEveryCommandShowsAnExample(t *testing.T) {
 	t.Parallel()
-	for _, c := range []string{"dev", "run", "check", "topics plan", "topics apply", "send", "sql", "lag", "dlq list", "dlq show", "dlq replay", "dlq discard", "loadgen", "version"} {
+	for _, c := range []string{"dev", "run", "check", "topics plan", "topics apply", "send", "sql", "report", "lag", "dlq list", "dlq show", "dlq replay", "dlq discard", "loadgen", "version"} {
 		out, errs, code := millrace(t, "", append(strings.Fields(c), "--help")...)
 		if code != exitOK || errs != "" || !strings.Contains(out, "Example:") || !strings.Contains(out, "millrace "+c) {
 			t.Errorf("%s --help: exit code %d, %s%s", c, code, out, errs)
@@ -43,6 +43,11 @@ func TestExitCodes(t *testing.T) {
 	f(exitUsage, "--status=-1s is negative", "dev", "--data", filepath.Join(t.TempDir(), "d"), "--listen", "127.0.0.1:0", "--status=-1s")
 	f(exitUsage, "--type", "dev", "--data", filepath.Join(t.TempDir(), "d"), "--listen", "127.0.0.1:0", "--type", bad+".missing")
 	f(exitFailure, "is no data directory of millrace dev", "sql", "--data", t.TempDir(), "select 1")
+	f(exitUsage, "neither a snapshot's id nor a time", "sql", "--as-of", "yesterday", "select 1")
+	f(exitOK, "usage     What each tenant has consumed", "report")
+	f(exitUsage, "there are: capacity, errors, slowest, usage", "report", "usag")
+	f(exitUsage, "is not before to", "report", "usage", "--from", "2026-11-02", "--to", "2026-11-01")
+	f(exitFailure, "is no data directory of millrace dev", "report", "usage", "--data", t.TempDir())
 	f(exitFailure, "no such file", "check", "--config", bad+".missing")
 	f(exitUsage, "127.0.0.1:9470", "send", "log", bad, "--addr", "127.0.0.1:9470")
 	f(exitFailure, "is it running?", "send", "log", bad, "--addr", "http://127.0.0.1:1")

@@ -68,7 +68,17 @@ func TestDev(t *testing.T) {
 		return nil
 	})
 	sqlEventually(t, data, "select body, severity from log where service='billing'", "body,severity\ndisk full,ERROR\n")
-	out, errs, code := millrace(t, "", "lag", "--data", data)
+	var answer struct {
+		Rows []map[string]string `json:"rows"`
+	}
+	if err := p.get(t, "/api/v1/sql?q=select+severity+from+log+where+service='billing'", &answer); err != nil || len(answer.Rows) != 1 || answer.Rows[0]["severity"] != "ERROR" {
+		t.Errorf("sql over http: %+v, %v", answer, err)
+	}
+	out, errs, code := millrace(t, "", "report", "capacity", "--data", data, "--format", "csv")
+	if code != exitOK || !strings.Contains(out, ",memory,") || !strings.Contains(errs, "metric: valid through 2") {
+		t.Errorf("report: exit code %d, %s%s", code, out, errs)
+	}
+	out, errs, code = millrace(t, "", "lag", "--data", data)
 	if code != exitOK || !strings.Contains(out, "millrace-lake") || !strings.Contains(out, "millrace-store") {
 		t.Errorf("lag: exit code %d, %s%s", code, out, errs)
 	}

@@ -25,6 +25,8 @@ import (
 	"github.com/millrace/millrace/pkg/httpserver"
 	"github.com/millrace/millrace/pkg/kafka"
 	"github.com/millrace/millrace/pkg/lag/reporttopic"
+	"github.com/millrace/millrace/pkg/lake"
+	"github.com/millrace/millrace/pkg/lakesql"
 	"github.com/millrace/millrace/pkg/provision"
 	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/serve"
@@ -229,6 +231,11 @@ func addLake(s *system) error {
 	if err != nil {
 		return err
 	}
+	table, err := lake.New(s.cfg.Lake.Table, s.tel)
+	if err != nil {
+		return err
+	}
+	s.api.SQL = lakesql.NewService(s.cfg.SQL, table, s.types.All())
 	s.http.Check("lake", l.Ready)
 	return s.sink("lake", l, l.Run)
 }

@@ -103,12 +103,11 @@ func (b *bench) query(t *testing.T, statement string, each func([]any)) {
 	}
 	cfg := lakesql.Default()
 	cfg.Deduplicate = nil // the rows as they are
-	db, err := lakesql.Open(t.Context(), cfg, l, b.types.All())
+	db, err := lakesql.Open(t.Context(), cfg, l, b.types.All(), lake.AsOf{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = db.Close() }()
-	err = db.Rows(t.Context(), statement, func([]lakesql.Column) error { return nil }, func(row []any) error {
+	_, err = db.Rows(t.Context(), lakesql.Request{Statement: statement}, func([]lakesql.Column) error { return nil }, func(row []any) error {
 		each(row)
 		return nil
 	})

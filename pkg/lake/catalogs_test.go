@@ -289,7 +289,7 @@ func TestALargeFile(t *testing.T) {
 	}
 	half := write()
 	path := half.paths[0]
-	if half.remote == isLocal(path) {
+	if _, local := localPath(path); half.remote == local {
 		t.Errorf("an upload: %v, of %s", half.remote, path)
 	}
 	if half.remote && s.exists(path) {

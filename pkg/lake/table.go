@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -111,28 +110,13 @@ type Column struct {
 	Required bool
 }
 
-// ErrDeletes says that another engine has marked rows as deleted in a way that is not read here.
-var ErrDeletes = errors.New("the table holds delete files, which are not read")
-
 // Files lists the data files of the current snapshot.
 func (t *Table) Files(ctx context.Context) ([]string, error) {
-	ice := t.state()
-	if ice.CurrentSnapshot() == nil {
-		return nil, nil
-	}
-	tasks, err := ice.Scan().PlanFiles(ctx)
+	s, err := t.At(AsOf{})
 	if err != nil {
-		return nil, fmt.Errorf("listing files of table %s: %w", t.name, err)
+		return nil, err
 	}
-	var paths []string
-	for _, task := range tasks {
-		if len(task.DeleteFiles) > 0 || len(task.EqualityDeleteFiles) > 0 || len(task.DeletionVectorFiles) > 0 {
-			return nil, fmt.Errorf("listing files of table %s: %w: %s", t.name, ErrDeletes, task.File.FilePath())
-		}
-		paths = append(paths, task.File.FilePath())
-	}
-	slices.Sort(paths)
-	return slices.Compact(paths), nil
+	return s.Files(ctx, nil)
 }
 
 // prepare gives the layout to write by and the plan for one type's records, evolving the table where it is older.

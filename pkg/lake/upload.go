@@ -2,14 +2,10 @@ package lake
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	iceio "github.com/apache/iceberg-go/io"
 	"github.com/apache/iceberg-go/io/gocloud/blobfs"
 	"gocloud.dev/blob"
-
-	"github.com/millrace/millrace/pkg/schema"
 )
 
 const (
@@ -62,29 +58,4 @@ func (w *Writer) makeRoom() error {
 		return nil
 	}
 	return w.finishFile(oldest, w.open[oldest])
-}
-
-// errNotLocal says that a table is not on this machine's disk.
-var errNotLocal = errors.New("it is not on a local disk")
-
-// RequireLocal wants the tables of the types, those that are there, on a disk of this machine.
-func (l *Lake) RequireLocal(ctx context.Context, types []*schema.Type) error {
-	for _, t := range types {
-		tb, err := l.Open(ctx, t)
-		if errors.Is(err, ErrNoTable) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if at := tb.state().Location(); !isLocal(at) {
-			return fmt.Errorf("table %s is at %s: %w", t.Lake.Table, at, errNotLocal)
-		}
-	}
-	return nil
-}
-
-func isLocal(location string) bool {
-	_, ok := localPath(location)
-	return ok
 }

@@ -44,7 +44,7 @@ func BenchmarkDeduplicate(b *testing.B) {
 			b.Run(q.name+"/"+name, func(b *testing.B) {
 				d := openWith(b, l, deduplicate, typ)
 				for b.Loop() {
-					if err := d.Query(b.Context(), q.statement, &bytes.Buffer{}, CSV); err != nil {
+					if _, err := d.Query(b.Context(), Request{Statement: q.statement}, &bytes.Buffer{}, CSV); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -18,14 +18,18 @@ import (
 
 // The formats of an answer.
 const (
-	Table = "table" // aligned, for a person; held until the widths are known
-	CSV   = "csv"   // with a header; null is empty, an empty string is ""
-	JSON  = "json"  // one object per line
+	Table    = "table"    // aligned, for a person; held until the widths are known
+	CSV      = "csv"      // with a header; null is empty, an empty string is ""
+	JSON     = "json"     // one object per line
+	Document = "document" // one object, of columns, rows, whether they were cut, and what was read
 )
 
-// Query runs a statement and writes its rows.
-func (d *DB) Query(ctx context.Context, statement string, w io.Writer, format string) error {
-	buf := bufio.NewWriter(w)
+// Query runs a statement and writes its rows. An answer that is cut says so at its end.
+func (d *DB) Query(ctx context.Context, r Request, w io.Writer, format string) (Answer, error) {
+	if format == Parquet {
+		return d.parquet(ctx, r, w)
+	}
+	buf := bufio.NewWriterSize(w, 32<<10)
 	var out printer
 	switch format {
 	case Table:
@@ -34,26 +38,75 @@ func (d *DB) Query(ctx context.Context, statement string, w io.Writer, format st
 		out = &csvPrinter{w: buf}
 	case JSON:
 		out = &jsonPrinter{w: buf}
+	case Document:
+		out = &documentPrinter{jsonPrinter: jsonPrinter{w: buf}}
 	default:
-		return fmt.Errorf("writing rows: format %q is none of %s, %s, %s", format, Table, CSV, JSON)
+		return Answer{}, fmt.Errorf("writing rows: format %q is none of %s, %s, %s, %s, %s", format, Table, CSV, JSON, Document, Parquet)
 	}
-	if format == Table && isExplain(statement) {
+	if is, _ := explained(r.Statement); is && format == Table {
 		out = planPrinter{w: buf}
 	}
-	err := d.Rows(ctx, statement, out.header, out.row)
+	a, err := d.Rows(ctx, r, out.header, out.row)
 	if err == nil {
-		err = out.end()
+		err = out.end(a)
 	}
 	if ferr := buf.Flush(); err == nil && ferr != nil {
 		err = fmt.Errorf("writing rows: %w", ferr)
 	}
-	return err
+	return a, err
 }
+
+// cut is what a person reads where rows were left out.
+func (a Answer) cut() string { return fmt.Sprintf("cut off after %d rows: there are more", a.Rows) }
 
 type printer interface {
 	header(columns []Column) error
 	row(values []any) error
-	end() error
+	end(a Answer) error
+}
+
+// documentPrinter writes one JSON object. Its rows are objects, as those of jsonPrinter.
+type documentPrinter struct {
+	jsonPrinter
+	rows int
+}
+
+func (p *documentPrinter) header(columns []Column) error {
+	type column struct {
+		Name string `json:"name"`
+		Type string `json:"type"`
+	}
+	described := make([]column, len(columns))
+	for i, c := range columns {
+		described[i] = column{c.Name, c.SQL}
+	}
+	if err := p.jsonPrinter.header(columns); err != nil {
+		return err
+	}
+	_, err := p.w.Write(append(plainJSON([]byte(`{"columns":`), described), `,"rows":[`...))
+	return err
+}
+
+func (p *documentPrinter) row(values []any) error {
+	separator := ",\n"
+	if p.rows++; p.rows == 1 {
+		separator = "\n"
+	}
+	if _, err := p.w.WriteString(separator); err != nil {
+		return err
+	}
+	_, err := p.w.Write(p.object(values))
+	return err
+}
+
+func (p *documentPrinter) end(a Answer) error {
+	reads := a.Reads
+	if reads == nil {
+		reads = []Read{}
+	}
+	end := fmt.Appendf(nil, "],\"truncated\":%t,\"tables\":", a.Cut)
+	_, err := p.w.Write(append(plainJSON(end, reads), "}\n"...))
+	return err
 }
 
 // jsonPrinter writes one object per row, its members in the order of the columns.
@@ -72,7 +125,7 @@ func (p *jsonPrinter) header(columns []Column) error {
 	return nil
 }
 
-func (p *jsonPrinter) row(values []any) error {
+func (p *jsonPrinter) object(values []any) []byte {
 	p.buf = append(p.buf[:0], '{')
 	for i, v := range values {
 		if i > 0 {
@@ -80,11 +133,22 @@ func (p *jsonPrinter) row(values []any) error {
 		}
 		p.buf = appendJSON(append(p.buf, p.names[i]...), v, p.columns[i].Type)
 	}
-	_, err := p.w.Write(append(p.buf, '}', '\n'))
+	p.buf = append(p.buf, '}')
+	return p.buf
+}
+
+func (p *jsonPrinter) row(values []any) error {
+	_, err := p.w.Write(append(p.object(values), '\n'))
 	return err
 }
 
-func (p *jsonPrinter) end() error { return nil }
+func (p *jsonPrinter) end(a Answer) error {
+	if !a.Cut {
+		return nil
+	}
+	_, err := p.w.WriteString("{\"truncated\":true}\n")
+	return err
+}
 
 // csvPrinter writes RFC 4180. encoding/csv cannot tell null from an empty string, so an empty string is quoted here.
 type csvPrinter struct {
@@ -120,7 +184,14 @@ func (p *csvPrinter) row(values []any) error {
 	return p.w.WriteByte('\n')
 }
 
-func (p *csvPrinter) end() error { return nil }
+// end marks a cut in a way that a reader of several columns stumbles over.
+func (p *csvPrinter) end(a Answer) error {
+	if !a.Cut {
+		return nil
+	}
+	_, err := p.w.WriteString("# " + a.cut() + "\n")
+	return err
+}
 
 func csvField(v any, t duckdb.TypeInfo) string {
 	if v == nil {
@@ -235,7 +306,7 @@ func (p *tablePrinter) line(cells []string) error {
 	return p.w.WriteByte('\n')
 }
 
-func (p *tablePrinter) end() error {
+func (p *tablePrinter) end(a Answer) error {
 	if p.widths == nil {
 		if err := p.begin(); err != nil {
 			return err
@@ -244,6 +315,10 @@ func (p *tablePrinter) end() error {
 	unit := "rows"
 	if p.count == 1 {
 		unit = "row"
+	}
+	if a.Cut {
+		_, err := fmt.Fprintf(p.w, "(%s)\n", a.cut())
+		return err
 	}
 	_, err := fmt.Fprintf(p.w, "(%d %s)\n", p.count, unit)
 	return err
@@ -263,4 +338,4 @@ func (p planPrinter) row(values []any) error {
 	return nil
 }
 
-func (p planPrinter) end() error { return nil }
+func (p planPrinter) end(Answer) error { return nil }

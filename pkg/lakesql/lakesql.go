@@ -1,48 +1,68 @@
-// Package lakesql answers SQL over the lake with DuckDB: a view per data type, named as the type, over the files of its
-// table's current snapshot.
+// Package lakesql answers SQL over the lake with DuckDB: a view per data type, named as the type, over the files of one
+// state of its table.
 //
-// The database is in memory and lives for a session. Once the views are made it can read the lake's files and nothing
-// else, and write nowhere; only SELECT and EXPLAIN run.
+// Each statement has a database of its own, in memory. It can read the data files of the lake's tables and nothing else,
+// and write nowhere; only SELECT and EXPLAIN run. What a statement asks for is taken from DuckDB's own plan, and chooses
+// the files.
 package lakesql
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
-
-	"github.com/duckdb/duckdb-go/v2"
+	"time"
 
 	"github.com/millrace/millrace/pkg/lake"
 	"github.com/millrace/millrace/pkg/schema"
 )
 
-// DB is a session.
+// DB is the lake at one moment, or at an earlier one. Its methods may be called from several goroutines.
 type DB struct {
-	cfg       Config
-	connector *duckdb.Connector
-	db        *sql.DB
+	cfg   Config
+	views []view
 }
 
-// Open reads where each type's table stands and makes the views. A type without a table, or without rows, gets an empty
-// view with its columns. Later commits are not seen.
-func Open(ctx context.Context, cfg Config, l *lake.Lake, types []*schema.Type) (*DB, error) {
+// view is a type as it is shown.
+type view struct {
+	name        string
+	columns     []lake.Column
+	state       *lake.State // nil: there is no table
+	deduplicate bool
+	err         error // why there is nothing to show; told to whoever asks
+}
+
+// Open reads where each type's table stands. A type without a table, or without rows, has an empty view with its columns.
+// Later commits are not seen. A snapshot in asOf is that of one table; the others are as they were when it was made.
+func Open(ctx context.Context, cfg Config, l *lake.Lake, types []*schema.Type, asOf lake.AsOf) (*DB, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	if err := known(cfg.Deduplicate, types); err != nil {
 		return nil, err
 	}
-	connector, err := duckdb.NewConnector("", nil)
-	if err != nil {
-		return nil, fmt.Errorf("starting DuckDB: %w", err)
+	tables := make([]*lake.Table, len(types))
+	for i, t := range types {
+		var err error
+		if tables[i], err = l.Open(ctx, t); err != nil && !errors.Is(err, lake.ErrNoTable) {
+			return nil, err
+		}
 	}
-	d := &DB{cfg: cfg, connector: connector, db: sql.OpenDB(connector)}
-	if err := d.prepare(ctx, l, types); err != nil {
-		return nil, errors.Join(err, d.Close())
+	states, err := at(tables, asOf)
+	if err != nil {
+		return nil, err
+	}
+	d := &DB{cfg: cfg}
+	for i, t := range types {
+		v := view{name: t.Name, state: states[i].state, err: states[i].err}
+		v.deduplicate = slices.Contains(cfg.Deduplicate, t.Name) || slices.Contains(cfg.Deduplicate, All)
+		if v.state != nil {
+			v.columns = v.state.Columns()
+		} else if v.columns, err = lake.ColumnsOf(t); err != nil {
+			return nil, err
+		}
+		d.views = append(d.views, v)
 	}
 	return d, nil
 }
@@ -58,102 +78,95 @@ func known(names []string, types []*schema.Type) error {
 	return errors.Join(errs...)
 }
 
-// Close ends the session.
-func (d *DB) Close() error { return errors.Join(d.db.Close(), d.connector.Close()) }
-
-func (d *DB) prepare(ctx context.Context, l *lake.Lake, types []*schema.Type) error {
-	settings := []string{
-		fmt.Sprintf("SET memory_limit = '%d B'", d.cfg.Memory),
-		fmt.Sprintf("SET threads = %d", d.cfg.Threads),
-		"SET TimeZone = 'UTC'",
-		"SET temp_directory = ''",
-		"SET autoinstall_known_extensions = false",
-		"SET autoload_known_extensions = false",
-		"SET python_enable_replacements = false",
-	}
-	for _, s := range settings {
-		if _, err := d.db.ExecContext(ctx, s); err != nil && !strings.Contains(err.Error(), "unrecognized configuration") {
-			return fmt.Errorf("setting up DuckDB: %w", err)
-		}
-	}
-	var folders []string
-	for _, t := range types {
-		in, err := d.view(ctx, l, t)
-		if err != nil {
-			return err
-		}
-		folders = append(folders, in...)
-	}
-	return d.lock(ctx, folders)
+type stateOrError struct {
+	state *lake.State
+	err   error
 }
 
-// lock closes the session to everything but the folders of the files, for good.
-func (d *DB) lock(ctx context.Context, folders []string) error {
-	slices.Sort(folders)
-	quoted := make([]string, 0, len(folders))
-	for _, f := range slices.Compact(folders) {
-		quoted = append(quoted, literal(f))
-	}
-	for _, s := range []string{
-		"SET allowed_directories = [" + strings.Join(quoted, ", ") + "]",
-		"SET enable_external_access = false",
-		"SET lock_configuration = true",
-	} {
-		if _, err := d.db.ExecContext(ctx, s); err != nil {
-			return fmt.Errorf("closing DuckDB to the outside: %w", err)
+// at gives the tables' states; nothing for a table that is not there.
+func at(tables []*lake.Table, asOf lake.AsOf) ([]stateOrError, error) {
+	states := make([]stateOrError, len(tables))
+	owner := -1
+	for i, t := range tables {
+		if t == nil {
+			continue
+		}
+		states[i].state, states[i].err = t.At(asOf)
+		if asOf.Snapshot != 0 && states[i].err == nil {
+			owner = i
 		}
 	}
-	return nil
+	if asOf.Snapshot == 0 {
+		return states, nil
+	}
+	if owner < 0 {
+		return nil, fmt.Errorf("reading the lake as of snapshot %d: %w: no table has it, or has it any more (lake.snapshots)", asOf.Snapshot, lake.ErrNoState)
+	}
+	_, made, _ := states[owner].state.Snapshot()
+	for i, t := range tables {
+		if t != nil && i != owner {
+			states[i].state, states[i].err = t.At(lake.AsOf{Time: made})
+		}
+	}
+	return states, nil
 }
 
-// view makes a type's view and gives the folders that its files are in.
-func (d *DB) view(ctx context.Context, l *lake.Lake, t *schema.Type) ([]string, error) {
-	columns, files, err := describe(ctx, l, t)
-	if err != nil {
-		return nil, err
-	}
-	var names, nulls, fields, folders []string
-	for _, c := range columns {
+// Request is one statement.
+type Request struct {
+	Statement string
+	Variables map[string]any // what getvariable gives: strings, times, nil
+	Limit     int            // rows; 0 is all of them
+}
+
+// Answer says what a statement has read and given.
+type Answer struct {
+	Rows  int
+	Cut   bool // there are more rows than Request.Limit
+	Reads []Read
+}
+
+// Read is a table that a statement has read.
+type Read struct {
+	Type         string    `json:"type"`
+	Snapshot     int64     `json:"snapshot,string,omitempty"` // 0: nothing is committed yet
+	Committed    time.Time `json:"committed,omitzero"`
+	ValidThrough time.Time `json:"valid_through,omitzero"` // what was appended to the topic until then is there; zero: not known
+	Files        int       `json:"files"`                  // that can hold what was asked for,
+	Of           int       `json:"of,omitempty"`           // out of these; 0: not known
+}
+
+// source is the FROM of a view over chosen files.
+func (v view) source(files []string) (string, error) {
+	var nulls, fields []string
+	for _, c := range v.columns {
 		typ, err := duckType(c.Type)
 		if err != nil {
-			return nil, fmt.Errorf("reading column %s of table %s: %w", c.Name, t.Lake.Table, err)
+			return "", fmt.Errorf("reading column %s of %s: %w", c.Name, v.name, err)
 		}
-		names = append(names, identifier(c.Name))
 		nulls = append(nulls, fmt.Sprintf("CAST(NULL AS %s) AS %s", typ, identifier(c.Name)))
 		fields = append(fields, fmt.Sprintf("%d: {name: %s, type: %s, default_value: NULL}", c.ID, literal(c.Name), literal(typ)))
 	}
-	from := "(SELECT " + strings.Join(nulls, ", ") + " WHERE false)"
-	if len(files) > 0 {
-		quoted := make([]string, len(files))
-		for i, f := range files {
-			f = strings.TrimPrefix(f, "file://")
-			quoted[i] = literal(f)
-			folders = append(folders, path.Dir(f))
-		}
-		from = fmt.Sprintf("read_parquet([%s], schema = MAP {%s}, hive_partitioning = false)", strings.Join(quoted, ", "), strings.Join(fields, ", "))
+	if len(files) == 0 {
+		return "(SELECT " + strings.Join(nulls, ", ") + " WHERE false)", nil
 	}
-	query := "SELECT " + strings.Join(names, ", ") + " FROM " + from
-	if slices.Contains(d.cfg.Deduplicate, t.Name) || slices.Contains(d.cfg.Deduplicate, All) {
-		query += ` QUALIFY row_number() OVER (PARTITION BY id, "time" ORDER BY _appended_at, _topic, _topic_partition, _offset) = 1`
+	quoted := make([]string, len(files))
+	for i, f := range files {
+		quoted[i] = literal(f)
 	}
-	if _, err := d.db.ExecContext(ctx, "CREATE VIEW "+identifier(t.Name)+" AS "+query); err != nil {
-		return nil, fmt.Errorf("making view %s: %w", t.Name, err)
-	}
-	return folders, nil
+	return fmt.Sprintf("read_parquet([%s], schema = MAP {%s}, hive_partitioning = false)", strings.Join(quoted, ", "), strings.Join(fields, ", ")), nil
 }
 
-// describe gives a table's columns and files; for a type without a table, the columns that it would have.
-func describe(ctx context.Context, l *lake.Lake, t *schema.Type) ([]lake.Column, []string, error) {
-	table, err := l.Open(ctx, t)
-	if errors.Is(err, lake.ErrNoTable) {
-		columns, err := lake.ColumnsOf(t)
-		return columns, nil, err
+// create is the statement that makes the view over what from names.
+func (v view) create(from string) string {
+	names := make([]string, len(v.columns))
+	for i, c := range v.columns {
+		names[i] = identifier(c.Name)
 	}
-	if err != nil {
-		return nil, nil, err
+	query := "SELECT " + strings.Join(names, ", ") + " FROM " + from
+	if v.deduplicate {
+		query += ` QUALIFY row_number() OVER (PARTITION BY id, "time" ORDER BY _appended_at, _topic, _topic_partition, _offset) = 1`
 	}
-	files, err := table.Files(ctx)
-	return table.Columns(), files, err
+	return "CREATE OR REPLACE VIEW " + identifier(v.name) + " AS " + query
 }
 
 func duckType(iceberg string) (string, error) {

@@ -63,6 +63,12 @@ func record(typ *schema.Type, offset int64, at time.Time, fields map[string]code
 
 func store(t testing.TB, l *lake.Lake, typ *schema.Type, first int64, records ...codec.Record) {
 	t.Helper()
+	storeThrough(t, l, typ, first, time.Time{}, records...)
+}
+
+// storeThrough is store with the append time of the last record; zero leaves it out.
+func storeThrough(t testing.TB, l *lake.Lake, typ *schema.Type, first int64, through time.Time, records ...codec.Record) {
+	t.Helper()
 	table, err := l.Open(t.Context(), typ)
 	if err != nil {
 		t.Fatal(err)
@@ -79,11 +85,15 @@ func store(t testing.TB, l *lake.Lake, typ *schema.Type, first int64, records ..
 		t.Fatal(err)
 	}
 	n := int64(len(records))
+	counts := lake.Counts{First: first, Next: first + n, Rows: n}
+	if !through.IsZero() {
+		counts.Through = through.UnixMicro()
+	}
 	err = table.Commit(t.Context(), &lake.Commit{
 		Files:   files,
 		Sources: map[string]lake.Source{typ.Topic.Name: {Cluster: "c", TopicID: "t"}},
 		Spans: map[lake.TopicPartition]lake.Counts{
-			{Topic: typ.Topic.Name, Partition: 1}: {First: first, Next: first + n, Rows: n},
+			{Topic: typ.Topic.Name, Partition: 1}: counts,
 		},
 	})
 	if err != nil {
@@ -100,22 +110,17 @@ func openWith(t testing.TB, l *lake.Lake, deduplicate []string, types ...*schema
 	t.Helper()
 	cfg := Default()
 	cfg.Deduplicate = deduplicate
-	d, err := Open(t.Context(), cfg, l, types)
+	d, err := Open(t.Context(), cfg, l, types, lake.AsOf{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	return d
 }
 
 func query(t *testing.T, d *DB, statement, format string) string {
 	t.Helper()
 	var out bytes.Buffer
-	if err := d.Query(t.Context(), statement, &out, format); err != nil {
+	if _, err := d.Query(t.Context(), Request{Statement: statement}, &out, format); err != nil {
 		t.Fatalf("%s: %v", statement, err)
 	}
 	return out.String()
@@ -225,7 +230,7 @@ func TestTheLakeIsAllThatIsRead(t *testing.T) {
 		"-- nothing",
 	} {
 		var out bytes.Buffer
-		if err := d.Query(t.Context(), statement, &out, CSV); err == nil {
+		if _, err := d.Query(t.Context(), Request{Statement: statement}, &out, CSV); err == nil {
 			t.Errorf("%q ran: %s", statement, out.String())
 		}
 	}
@@ -234,7 +239,7 @@ func TestTheLakeIsAllThatIsRead(t *testing.T) {
 		"explain analyze select * from log", "describe log", "show tables", "summarize log", "from log", "values (1)", "select 1;",
 	} {
 		var out bytes.Buffer
-		if err := d.Query(t.Context(), statement, &out, JSON); err != nil {
+		if _, err := d.Query(t.Context(), Request{Statement: statement}, &out, JSON); err != nil {
 			t.Errorf("%q did not run: %v", statement, err)
 		}
 	}
@@ -246,7 +251,7 @@ func TestRefusalIsNamed(t *testing.T) {
 		"create table x (a int)", "select 1; select 2", "explain select 1; select 2",
 		"pivot (select 1 as a, 2 as b) on a using sum(b)", "begin",
 	} {
-		err := d.Query(t.Context(), statement, &bytes.Buffer{}, CSV)
+		_, err := d.Query(t.Context(), Request{Statement: statement}, &bytes.Buffer{}, CSV)
 		if !errors.Is(err, ErrRefused) || strings.Contains(err.Error(), "Context") {
 			t.Errorf("%q: got %v, want ErrRefused", statement, err)
 		}
@@ -288,7 +293,7 @@ func TestEachEventOnce(t *testing.T) {
 	}
 	cfg := Default()
 	cfg.Deduplicate = []string{"usage", "uzage"}
-	if _, err := Open(t.Context(), cfg, l, types); err == nil || !strings.Contains(err.Error(), `sql.deduplicate names "uzage"`) {
+	if _, err := Open(t.Context(), cfg, l, types, lake.AsOf{}); err == nil || !strings.Contains(err.Error(), `sql.deduplicate names "uzage"`) {
 		t.Errorf("got %v for a name that is mistyped", err)
 	}
 }
@@ -354,7 +359,7 @@ func TestFormats(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", format, got, want)
 		}
 	}
-	if err := d.Query(t.Context(), "select 1", &bytes.Buffer{}, "xml"); err == nil {
+	if _, err := d.Query(t.Context(), Request{Statement: "select 1"}, &bytes.Buffer{}, "xml"); err == nil {
 		t.Error("an unknown format was taken")
 	}
 }
@@ -362,19 +367,18 @@ func TestFormats(t *testing.T) {
 func TestTimeout(t *testing.T) {
 	cfg := Default()
 	cfg.Timeout, cfg.Deduplicate = 200*time.Millisecond, nil
-	d, err := Open(t.Context(), cfg, newLake(t), nil)
+	d, err := Open(t.Context(), cfg, newLake(t), nil, lake.AsOf{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = d.Close() }()
 	begun := time.Now()
-	err = d.Query(t.Context(), "select count(*) from range(1000000000) a, range(1000000000) b where a.range % 7 = b.range % 11", &bytes.Buffer{}, CSV)
-	if err == nil || !strings.Contains(err.Error(), "longer than") || time.Since(begun) > 30*time.Second {
+	_, err = d.Query(t.Context(), Request{Statement: "select count(*) from range(1000000000) a, range(1000000000) b where a.range % 7 = b.range % 11"}, &bytes.Buffer{}, CSV)
+	if err == nil || !strings.Contains(err.Error(), "took too long") || time.Since(begun) > 30*time.Second {
 		t.Errorf("got %v after %v", err, time.Since(begun))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := d.Query(ctx, "select 1", &bytes.Buffer{}, CSV); err == nil {
+	if _, err := d.Query(ctx, Request{Statement: "select 1"}, &bytes.Buffer{}, CSV); err == nil {
 		t.Error("a cancelled query ran")
 	}
 }

@@ -19,6 +19,7 @@ import (
 // UUID as bytes: the type tells them apart, within lists and structs too.
 type Column struct {
 	Name string
+	SQL  string          // the type as DuckDB writes it
 	Type duckdb.TypeInfo // nil for EXPLAIN's text
 }
 

@@ -31,6 +31,7 @@ type API struct {
 	Current func(ctx context.Context, name string) (*schema.Type, error) // the version of one of Types that is in force; nil: as it is there
 	Series  SeriesStore
 	Search  SearchStore
+	SQL     SQLStore
 	Timeout time.Duration // of one query
 	Now     func() time.Time
 }
@@ -45,6 +46,9 @@ func (a *API) Register(mux Mux) {
 	mux.Handle("GET /api/v1/search", a.answer(a.search))
 	mux.Handle("GET /api/v1/series", a.answer(a.series))
 	mux.Handle("GET /api/v1/types", a.answer(a.types))
+	sql := a.sql()
+	mux.Handle("GET /api/v1/sql", sql)
+	mux.Handle("POST /api/v1/sql", sql)
 }
 
 // badRequestError is an error in what was asked; all other errors are the store's.
@@ -67,20 +71,29 @@ func (a *API) answer(query func(ctx context.Context, v url.Values) (any, error))
 			return
 		}
 		out, err := query(ctx, v)
-		var bad badRequestError
-		switch {
-		case err == nil:
-			httpserver.JSON(w, http.StatusOK, out)
-		case errors.As(err, &bad):
-			httpserver.Problem(w, http.StatusBadRequest, bad.msg)
-		case errors.Is(err, errNoStore):
-			httpserver.Problem(w, http.StatusNotFound, err.Error())
-		case ctx.Err() != nil:
-			httpserver.Problem(w, http.StatusGatewayTimeout, fmt.Sprintf("the store did not answer within %s: narrow the time range", a.Timeout))
-		default:
-			httpserver.Problem(w, http.StatusBadGateway, err.Error())
+		if err != nil {
+			a.refuse(ctx, w, err)
+			return
 		}
+		httpserver.JSON(w, http.StatusOK, out)
 	})
+}
+
+// refuse answers with an error.
+func (a *API) refuse(ctx context.Context, w http.ResponseWriter, err error) {
+	var bad badRequestError
+	switch {
+	case errors.As(err, &bad):
+		httpserver.Problem(w, http.StatusBadRequest, bad.msg)
+	case errors.Is(err, errNoStore):
+		httpserver.Problem(w, http.StatusNotFound, err.Error())
+	case ctx.Err() != nil:
+		httpserver.Problem(w, http.StatusGatewayTimeout, fmt.Sprintf("the store did not answer within %s: narrow the time range", a.Timeout))
+	case errors.Is(err, ErrTooLong):
+		httpserver.Problem(w, http.StatusGatewayTimeout, err.Error())
+	default:
+		httpserver.Problem(w, http.StatusBadGateway, err.Error())
+	}
 }
 
 func (a *API) search(ctx context.Context, v url.Values) (any, error) {
@@ -214,7 +227,7 @@ func TimeRange(v url.Values, now time.Time, back time.Duration) (from, to time.T
 	return from, to, nil
 }
 
-// parseTime reads now, -5m, -2d, RFC 3339 or seconds since 1970.
+// parseTime reads now, -5m, -2d, a day, RFC 3339 or seconds since 1970.
 func parseTime(s string, now time.Time) (time.Time, error) {
 	if s == "now" {
 		return now, nil
@@ -225,13 +238,15 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 			return now.Add(-d), nil
 		}
 	}
-	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
-		return t.UTC(), nil
+	for _, layout := range []string{time.RFC3339Nano, time.DateOnly} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t.UTC(), nil
+		}
 	}
 	if n, err := strconv.ParseInt(s, 10, 64); err == nil && n > 0 && n < 1<<33 {
 		return time.Unix(n, 0).UTC(), nil
 	}
-	return time.Time{}, fmt.Errorf("%q is not a time: write now, -5m, -2d, 2006-01-02T15:04:05Z, or seconds since 1970", s)
+	return time.Time{}, fmt.Errorf("%q is not a time: write now, -5m, -2d, 2006-01-02, 2006-01-02T15:04:05Z, or seconds since 1970", s)
 }
 
 func limit(v url.Values, normal, highest int) (int, error) {
