@@ -10,6 +10,7 @@ GOTEST := go test -tags $(TAGS)
 LINT := $(CACHE)/bin/golangci-lint
 LINT_VERSION := 2.15.0
 VENV := $(CACHE)/readers
+SPARK := $(CACHE)/spark
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # The servers that tests use are their own: other ports, other data than `make stack`.
 TEST_STACK := MILLRACE_STACK_DIR=$(CURDIR)/.stack/test MILLRACE_STACK_PORT_BASE=auto deploy/local/stack.sh
@@ -46,12 +47,21 @@ test-servers: $(VENV)/ready
 	. .stack/test/env; \
 	export MILLRACE_SERVERS=1 MILLRACE_BIN="$(CURDIR)/bin/millrace" MILLRACE_PYTHON="$(VENV)/bin/python"; \
 	$(GOTEST) -count=1 -timeout 14m ./deploy/e2e; \
-	$(GOTEST) -count=1 -timeout 10m $$(go list -tags $(TAGS) ./... | grep -v /deploy/e2e)
+	$(GOTEST) -count=1 -timeout 10m $$(go list -tags $(TAGS) ./... | grep -v -e /deploy/e2e -e /deploy/spark)
+
+test-spark: build $(SPARK)/ready ## Spark's jobs in deploy/spark on the real Kafka and the lake, against `millrace sql`
+	@$(TEST_STACK) clean
+	@trap '$(TEST_STACK) down' EXIT; \
+	$(TEST_STACK) up; \
+	. .stack/test/env; \
+	export MILLRACE_SERVERS=1 MILLRACE_BIN="$(CURDIR)/bin/millrace" MILLRACE_SPARK_PYTHON="$(SPARK)/venv/bin/python" MILLRACE_SPARK_JARS="$(SPARK)/jars"; \
+	$(GOTEST) -count=1 -timeout 15m -v ./deploy/spark
 
 race: ## the tests under the race detector, but for those that link DuckDB: it would take minutes to build again
 	$(GOTEST) -race $$(go list -tags $(TAGS) ./... | grep -v -e '/millrace$$' -e /consumers/lake -e /pkg/devstore -e /pkg/lakesql -e /deploy/)
 
-ci: test race ## what CI runs: make test, the race detector, the README's commands as written, the short faults, a smoke of the benchmark
+ci: test race ## what CI runs: make test, the race detector, Spark, the README's commands as written, the short faults, a smoke of the benchmark
+	@$(MAKE) test-spark
 	@trap 'deploy/local/stack.sh down' EXIT; deploy/e2e/readme.sh README.md
 	@$(MAKE) test-faults FAULTS=-short
 	@$(MAKE) bench BENCH='-count 20000 -rounds 1'
@@ -116,4 +126,12 @@ $(VENV)/ready: deploy/e2e/readers/requirements.txt
 	$(VENV)/bin/pip install --quiet --requirement $<
 	@touch $@
 
-.PHONY: help run alerts test-alerts build test test-fast test-servers test-faults soak ci bench lint fmt vuln generate stack stack-down stack-clean
+# PySpark and the readers in a venv, the connectors as jars: about 500 MB.
+$(SPARK)/ready: deploy/spark/requirements.txt deploy/spark/pom.xml
+	@deploy/local/setup.sh readers servers
+	@rm -rf $(SPARK) && mkdir -p $(SPARK) && python3 -m venv $(SPARK)/venv
+	$(SPARK)/venv/bin/pip install --quiet --requirement $<
+	mvn -q -B -ntp -f deploy/spark/pom.xml dependency:copy-dependencies -DoutputDirectory=$(SPARK)/jars
+	@touch $@
+
+.PHONY: help run alerts test-alerts build test test-fast test-servers test-spark test-faults soak ci bench lint fmt vuln generate stack stack-down stack-clean
