@@ -19,6 +19,7 @@ type cli struct {
 	Send    sendCmd    `cmd:"" help:"Publish NDJSON records through a gateway."`
 	SQL     sqlCmd     `cmd:"" name:"sql" help:"Query the lake."`
 	Report  reportCmd  `cmd:"" help:"Run a report over the lake, or list the reports."`
+	Lake    lakeCmd    `cmd:"" help:"Look after the lake's tables."`
 	Lag     lagCmd     `cmd:"" help:"Show how far each consumer is behind."`
 	DLQ     dlqCmd     `cmd:"" name:"dlq" help:"Show, replay or discard dead letters."`
 	Loadgen loadgenCmd `cmd:"" help:"Publish synthetic records, each with a number and a hash over all its fields."`
@@ -41,7 +42,7 @@ func dispatch(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }), // after --help; only main exits
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
-		kong.Vars{"config_help": "Configuration file.", "components": componentNames()},
+		kong.Vars{"config_help": "Configuration file.", "components": componentNames(), "wait": "1m"},
 	)
 	if err != nil {
 		return fmt.Errorf("building the command line: %w", err)

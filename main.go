@@ -25,7 +25,7 @@ const (
 	exitOK      = 0
 	exitFailure = 1
 	exitUsage   = 2
-	exitPast    = 3 // lag: something is past its objective
+	exitPast    = 3 // lag: something is past its objective; lake verify: something is missing or double
 )
 
 // usageError is a mistake in how the program was called.
@@ -44,6 +44,7 @@ func exitCode(err error, stderr io.Writer) int {
 	var (
 		usage usageError
 		past  pastObjectiveError
+		wrong discrepancyError
 	)
 	switch {
 	case err == nil:
@@ -52,7 +53,7 @@ func exitCode(err error, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "millrace:", err)
 		fmt.Fprintln(stderr, "Run `millrace --help` for the commands and `millrace COMMAND --help` for one of them.")
 		return exitUsage
-	case errors.As(err, &past):
+	case errors.As(err, &past), errors.As(err, &wrong):
 		fmt.Fprintln(stderr, "millrace:", err)
 		return exitPast
 	default:

@@ -115,7 +115,7 @@ func (c *committer) assigned(ctx context.Context, partitions []int32) (map[int32
 		c.show(p, err)
 		switch {
 		case err != nil:
-			stopped[p] = err
+			stopped[p] = fmt.Errorf("%w; see and decide with `millrace lake adopt %s`, then start the lake again", err, c.typ.Name)
 		case known:
 			offsets[p], c.ends[p] = at.Next, at.Next
 		default:
@@ -269,7 +269,11 @@ func (h *held) add(b stream.Batch, done func(error)) {
 		Skipped: b.Next - b.First - int64(len(b.Records)) - int64(b.Dead),
 	}
 	for i := range b.Records {
-		span.Through = max(span.Through, b.Records[i].Source.Timestamp.UnixMicro())
+		r := b.Records[i].Source
+		span.Through = max(span.Through, r.Timestamp.UnixMicro())
+		if len(r.Headers) > 0 && r.Headers[0].Key == stream.HeaderReplayFor {
+			span.Replayed++
+		}
 	}
 	if before, ok := h.spans[b.Partition]; ok {
 		span = before.Add(span)

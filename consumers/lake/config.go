@@ -44,6 +44,9 @@ func (c Config) Validate() error {
 	if c.Age <= 0 {
 		errs = append(errs, errors.New("lake.age is not positive: say how long rows are held at most, as 60s"))
 	}
+	if c.Age > lake.MinOrphanAge/4 {
+		errs = append(errs, fmt.Errorf("lake.age is %v: at most %v, since files that are not committed for long are removed", c.Age, lake.MinOrphanAge/4))
+	}
 	if c.Bytes < 1<<10 {
 		errs = append(errs, fmt.Errorf("lake.bytes is %d: a commit holds at least 1KiB", c.Bytes))
 	}

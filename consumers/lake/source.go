@@ -6,7 +6,9 @@ import (
 	"sync"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace/millrace/pkg/lake"
 )
@@ -29,15 +31,20 @@ func (s *sources) of(ctx context.Context, topic string) (lake.Source, error) {
 	if err != nil {
 		return lake.Source{}, err
 	}
-	meta, err := kadm.NewClient(cl).Metadata(ctx, topic)
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{{Topic: &topic}}
+	resp, err := req.RequestWith(ctx, cl) // kadm's answer can be 5 s old, and be about a topic deleted since
 	if err != nil {
 		return lake.Source{}, fmt.Errorf("asking for the id of topic %s: %w", topic, err)
 	}
-	t := meta.Topics[topic]
-	if t.Err != nil {
-		return lake.Source{}, fmt.Errorf("asking for the id of topic %s: %w", topic, t.Err)
+	if resp.ClusterID == nil || len(resp.Topics) != 1 {
+		return lake.Source{}, fmt.Errorf("asking for the id of topic %s: the answer has no cluster id, or %d topics", topic, len(resp.Topics))
 	}
-	return lake.Source{Cluster: meta.Cluster, TopicID: t.ID.String()}, nil
+	t := resp.Topics[0]
+	if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+		return lake.Source{}, fmt.Errorf("asking for the id of topic %s: %w", topic, err)
+	}
+	return lake.Source{Cluster: *resp.ClusterID, TopicID: kadm.TopicID(t.TopicID).String()}, nil
 }
 
 func (s *sources) client() (*kgo.Client, error) {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/pkg/lake"
@@ -102,9 +105,20 @@ func (c *committer) watch(now time.Time) error {
 func (s *Sink) Ready() error {
 	var errs []error
 	for _, c := range s.committers() {
-		errs = append(errs, c.ready(time.Now()))
+		errs = append(errs, c.ready(time.Now()), c.halted())
 	}
 	return errors.Join(errs...)
+}
+
+// halted names the partitions that wait for an operator, and what to do.
+func (c *committer) halted() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.stopping) == 0 {
+		return nil
+	}
+	return fmt.Errorf("partitions %v of table %s have stopped (%s): see and decide with `millrace lake adopt %s`, then start the lake again",
+		slices.Sorted(maps.Keys(c.stopping)), c.name, strings.Join(slices.Compact(slices.Sorted(maps.Values(c.stopping))), ", "), c.typ.Name)
 }
 
 // settle gives up a commit that never went through, with its files. By then nothing else is under way.

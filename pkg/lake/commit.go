@@ -41,9 +41,21 @@ type Commit struct {
 	Unknown   bool
 	Conflicts int         // attempts lost to others
 	Failed    func(error) // is told of each attempt that failed and comes again, but for conflicts; may be nil
+	change    change      // nil where the commit adds files and advances partitions
 	id        string
 	staged    []string // manifests and manifest lists of attempts that are not known to be in the table
 }
+
+// A change is what upkeep does to a table instead.
+type change interface {
+	// check says why the change will never be made on the table as it is now.
+	check(meta table.Metadata) error
+	// stage builds the transaction of the commit with this id, pinned as Commit's own is. ErrLost ends the tries.
+	stage(ctx context.Context, base *table.Table, id string) (*table.Transaction, error)
+}
+
+// ErrLost says that a change of upkeep lost to another: the table is no longer what it was made from.
+var ErrLost = errors.New("the table was changed by another meanwhile")
 
 const (
 	minPause = 20 * time.Millisecond
@@ -109,7 +121,7 @@ func (t *Table) attempt(ctx context.Context, c *Commit) (done bool, err error) {
 	c.staged = append(c.staged, notes.files()...)
 	if err != nil {
 		t.sweep(c)
-		return false, fmt.Errorf("staging commit: %w", err)
+		return errors.Is(err, ErrLost), fmt.Errorf("staging commit: %w", err)
 	}
 	failpoint.Hit("lake.before_commit")
 	_, err = tx.Commit(ctx)
@@ -185,6 +197,12 @@ func has(meta table.Metadata, id string) bool {
 
 // check holds every partition of c against where the table stands.
 func (c *Commit) check(meta table.Metadata) error {
+	if err := c.fresh(); err != nil {
+		return err
+	}
+	if c.change != nil {
+		return c.change.check(meta)
+	}
 	for topic, source := range c.Sources {
 		have, err := positions(meta, topic)
 		if err != nil {
@@ -211,6 +229,9 @@ func (c *Commit) check(meta table.Metadata) error {
 // stage builds the transaction. It is pinned to the snapshot it is built on, also where there is none yet; without
 // the pin a retry would be put on top of another writer's commit unseen. Without rows it makes an empty snapshot.
 func (c *Commit) stage(ctx context.Context, base *table.Table) (*table.Transaction, error) {
+	if c.change != nil {
+		return c.change.stage(ctx, base, c.id)
+	}
 	props, summary, err := c.entries(base.Properties())
 	if err != nil {
 		return nil, err
@@ -231,12 +252,8 @@ func (c *Commit) stage(ctx context.Context, base *table.Table) (*table.Transacti
 // entries gives what the commit writes into the table's properties, and into the snapshot's summary, which holds the
 // offsets of all partitions, not only those that advance.
 func (c *Commit) entries(have iceberg.Properties) (props, summary iceberg.Properties, err error) {
-	props, summary = iceberg.Properties{}, iceberg.Properties{keyCommit: c.id}
-	for key, value := range have {
-		if isOffsetKey(key) {
-			summary[key] = value
-		}
-	}
+	props, summary = iceberg.Properties{}, offsetsOf(have)
+	summary[keyCommit] = c.id
 	for topic, s := range c.Sources {
 		props[keyCluster+topic], props[keyTopic+topic] = s.Cluster, s.TopicID
 	}
@@ -266,8 +283,19 @@ func (c *Commit) entries(have iceberg.Properties) (props, summary iceberg.Proper
 	return props, summary, nil
 }
 
+// offsetsOf picks what a table's properties, or a summary, say of where the table stands.
+func offsetsOf(have iceberg.Properties) iceberg.Properties {
+	picked := iceberg.Properties{}
+	for key, value := range have {
+		if isOffsetKey(key) {
+			picked[key] = value
+		}
+	}
+	return picked
+}
+
 func isOffsetKey(key string) bool {
-	for _, prefix := range []string{keyOffset, keyCounts, keyCluster, keyTopic} {
+	for _, prefix := range []string{keyOffset, keyCounts, keyCluster, keyTopic, keyFormer, keyRepeats} {
 		if strings.HasPrefix(key, prefix) {
 			return true
 		}
@@ -331,28 +359,4 @@ func (t *Table) committed(err error) error {
 		t.lake.tel.Log.Warn("syncing metadata", "table", t.name, "err", err)
 	}
 	return nil
-}
-
-// Expire forgets the states of the table that are older than configured, and removes what only they refer to.
-func (t *Table) Expire(ctx context.Context) error {
-	if err := t.acquire(ctx); err != nil {
-		return err
-	}
-	defer t.release()
-	t.tidy()
-	tx := t.state().NewTransaction()
-	cfg := t.lake.cfg.Snapshots
-	if err := tx.ExpireSnapshots(table.WithOlderThan(cfg.Age), table.WithRetainLast(cfg.Keep)); err != nil {
-		return fmt.Errorf("expiring snapshots of table %s: %w", t.name, err)
-	}
-	ice, err := tx.Commit(ctx)
-	switch {
-	case err != nil && isConflict(err):
-		return nil // another writer was faster; there is a next time
-	case err != nil && ice == nil:
-		return fmt.Errorf("expiring snapshots of table %s: %w", t.name, err)
-	case err != nil:
-		t.lake.tel.Log.Warn("removing files of expired snapshots", "table", t.name, "err", err)
-	}
-	return t.set(ice)
 }

@@ -18,8 +18,11 @@ const (
 	keyCounts  = "millrace.counts."       // + topic.partition: Counts since the table began, as JSON
 	keyCluster = "millrace.cluster."      // + topic: the Kafka cluster's id
 	keyTopic   = "millrace.topic."        // + topic: the topic's id
+	keyFormer  = "millrace.former."       // + topic: []Former, as JSON
+	keyRepeats = "millrace.repeats."      // + topic.partition: rows that compaction dropped as repeats
 	keySpan    = "millrace.span."         // + topic.partition: Counts of this commit, as JSON; in the summary only
 	keyCommit  = "millrace.commit"        // this commit's own id; in the summary only
+	keyAdopted = "millrace.adopted"       // why an operator's decision was made; in the summary only
 	keyThrough = "millrace.valid-through" // RFC 3339
 	keyRenamed = "millrace.renamed"       // JSON: column to its former names
 )
@@ -45,14 +48,17 @@ type Counts struct {
 	Rows    int64 `json:"rows"`
 	Dead    int64 `json:"dead,omitempty"`    // went to the dead letters
 	Skipped int64 `json:"skipped,omitempty"` // control markers, aborted records, compaction holes
-	Through int64 `json:"through,omitempty"` // append time of the last record, microseconds
+	// Replayed is how many of the rows are of dead letters that were published again; the offset that each had first is
+	// counted under Dead.
+	Replayed int64 `json:"replayed,omitempty"`
+	Through  int64 `json:"through,omitempty"` // append time of the last record, microseconds
 }
 
 // Add gives the account of two adjoining ranges.
 func (c Counts) Add(d Counts) Counts {
 	return Counts{
 		First: c.First, Next: d.Next, Rows: c.Rows + d.Rows, Dead: c.Dead + d.Dead,
-		Skipped: c.Skipped + d.Skipped, Through: max(c.Through, d.Through),
+		Skipped: c.Skipped + d.Skipped, Replayed: c.Replayed + d.Replayed, Through: max(c.Through, d.Through),
 	}
 }
 
