@@ -61,7 +61,7 @@ func (p *place) output(name string, args ...string) string {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 4*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // the binary under test, or Python
+	cmd := exec.CommandContext(ctx, name, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -107,7 +107,7 @@ func (p *place) spark(job string, args ...string) string {
 // lake starts the lake's consumer; the function that is given back waits until it has n rows, and ends it.
 func (p *place) lake() (finish func(n int)) {
 	p.t.Helper()
-	cmd := exec.Command(p.bin, "run", "--config", p.config, "--status", "0", "lake") //nolint:gosec,noctx // the binary under test; ended below
+	cmd := exec.Command(p.bin, "run", "--config", p.config, "--status", "0", "lake") //nolint:noctx // ended below
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -204,7 +204,7 @@ func TestSparkAgreesOnServers(t *testing.T) {
 		}
 		upkeep := make(chan said)
 		go func() {
-			out, err := exec.CommandContext(t.Context(), p.python, "upkeep.py", "--warehouse", p.warehouse, "--jars", p.jars, //nolint:gosec // Python
+			out, err := exec.CommandContext(t.Context(), p.python, "upkeep.py", "--warehouse", p.warehouse, "--jars", p.jars,
 				"--table", "log", "--rounds", "6").CombinedOutput()
 			upkeep <- said{string(out), err}
 		}()

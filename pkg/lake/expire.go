@@ -31,10 +31,8 @@ func (c *Commit) fresh() error {
 
 func freshFile(name string) error {
 	id, err := uuid.Parse(strings.TrimSuffix(path.Base(name), path.Ext(name)))
-	if err != nil || id.Version() != 7 {
-		return nil // not one of ours
-	}
-	if begun := time.Unix(id.Time().UnixTime()); time.Since(begun) > maxFileAge {
+	ours := err == nil && id.Version() == 7
+	if begun := time.Unix(id.Time().UnixTime()); ours && time.Since(begun) > maxFileAge {
 		return fmt.Errorf("adding data file %s: %w: it was begun at %s, and may be taken for one that nobody wants",
 			name, ErrReseek, begun.UTC().Format(time.RFC3339))
 	}
