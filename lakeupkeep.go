@@ -22,6 +22,7 @@ import (
 type lakeCmd struct {
 	Adopt   lakeAdoptCmd   `cmd:"" help:"Let a table that has stopped go on from its topic as it is now."`
 	Verify  lakeVerifyCmd  `cmd:"" help:"Prove that every offset is in the tables once, or say what is missing or double."`
+	Compact lakeCompactCmd `cmd:"" help:"Merge small files of days that are over: sorted, and each event once."`
 	Expire  lakeExpireCmd  `cmd:"" help:"Forget earlier states of the tables, and remove what only they refer to."`
 	Orphans lakeOrphansCmd `cmd:"" help:"Remove old files that no state of a table refers to."`
 }

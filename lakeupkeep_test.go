@@ -161,7 +161,7 @@ func TestLakeVerifyCommand(t *testing.T) {
 	w.store(10, 18, 20)
 	w.lakeCommand(exitPast, "missing are 2 of the offsets without a row: 18-19\n", "verify")
 	w.lakeCommand(exitPast, `"missing":2,"absent":{"count":2,"ranges":[{"first":18,"next":20}]}`, "verify", "log", "--json")
-	w.lakeCommand(exitUsage, "--memory=0", "verify", "log", "--memory", "0")
+	w.lakeCommand(exitFailure, "more memory is needed", "verify", "log", "--memory", "1KiB")
 }
 
 func TestLakeExpireAndOrphansCommands(t *testing.T) {
@@ -187,4 +187,16 @@ func TestLakeExpireAndOrphansCommands(t *testing.T) {
 	w.lakeCommand(exitOK, "log: 0 orphan files of 0 bytes removed\n", "orphans")
 	w.lakeCommand(exitFailure, "is too young", "orphans", "--older-than", "1h")
 	w.lakeCommand(exitOK, "log: 4 rows in 4 files: every offset", "verify")
+}
+
+func TestLakeCompactCommand(t *testing.T) {
+	t.Parallel()
+	w := newWarehouse(t)
+	for o := range int64(4) {
+		w.store(10*o, 10*o+10, 10*o+10)
+	}
+	w.lakeCommand(exitOK, "log: 4 files of 1 partitions would be merged\n", "compact", "--dry-run")
+	w.lakeCommand(exitOK, "log: 4 files of 1 partitions became 1, 40 rows, 0 repeats dropped\n", "compact", "log")
+	w.lakeCommand(exitOK, "log: nothing to merge\n", "compact")
+	w.lakeCommand(exitOK, "log: 40 rows in 1 files: every offset", "verify")
 }

@@ -10,15 +10,16 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/millrace/millrace/pkg/config"
 	"github.com/millrace/millrace/pkg/lake"
 	"github.com/millrace/millrace/pkg/schema"
 )
 
 type lakeVerifyCmd struct {
 	tableFlags
-	Type   []string `arg:"" optional:"" help:"Data types; else all that have a table."`
-	Memory int64    `default:"512" placeholder:"MIB" help:"Memory for the offsets of a table, in MiB (${default})."`
-	JSON   bool     `name:"json" help:"Print JSON, a table a line."`
+	Type   []string     `arg:"" optional:"" help:"Data types; else all that have a table."`
+	Memory config.Bytes `default:"512MiB" placeholder:"BYTES" help:"Memory for the offsets of a table (${default})."`
+	JSON   bool         `name:"json" help:"Print JSON, a table a line."`
 }
 
 // Help is the long text of --help.
@@ -41,12 +42,9 @@ func (e discrepancyError) Error() string {
 }
 
 func (c *lakeVerifyCmd) Run(ctx context.Context, e *env) error {
-	if c.Memory < 1 {
-		return usageError{fmt.Errorf("--memory=%d: it must be at least 1", c.Memory)}
-	}
 	var wrong []string
 	err := c.each(ctx, e, c.Type, func(ctx context.Context, _ *system, _ *schema.Type, t *lake.Table) error {
-		v, err := t.Verify(ctx, c.Memory<<20)
+		v, err := t.Verify(ctx, int64(c.Memory))
 		if err != nil {
 			return err
 		}

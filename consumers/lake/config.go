@@ -24,6 +24,14 @@ type Config struct {
 	// Timeout is after how long a commit that does not go through is reported. It goes on being tried; one that does not
 	// even come back by then ends the process after three times as long.
 	Timeout time.Duration `yaml:"timeout"`
+	Upkeep  Upkeep        `yaml:"upkeep"`
+}
+
+// Upkeep is what a process that runs the lake does for the tables beside committing: merge small files, forget earlier
+// states, remove orphans.
+type Upkeep struct {
+	Every   time.Duration `yaml:"every"`   // 0 is never
+	Orphans time.Duration `yaml:"orphans"` // are older; 0 leaves them
 }
 
 // Default commits every minute.
@@ -35,6 +43,7 @@ func Default() Config {
 		Memory:    64 << 20,
 		GroupRows: 100_000,
 		Timeout:   time.Minute,
+		Upkeep:    Upkeep{Orphans: 72 * time.Hour},
 	}
 }
 
@@ -58,6 +67,12 @@ func (c Config) Validate() error {
 	}
 	if c.Timeout <= 0 {
 		errs = append(errs, errors.New("lake.timeout is not positive: say after how long a commit is reported, as 60s"))
+	}
+	if c.Upkeep.Every < 0 {
+		errs = append(errs, errors.New("lake.upkeep.every is negative: say how often, as 6h, or 0 for never"))
+	}
+	if c.Upkeep.Orphans != 0 && c.Upkeep.Orphans < lake.MinOrphanAge {
+		errs = append(errs, fmt.Errorf("lake.upkeep.orphans is %v: at least %v, or 0 to leave them", c.Upkeep.Orphans, lake.MinOrphanAge))
 	}
 	return errors.Join(errs...)
 }

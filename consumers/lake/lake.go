@@ -71,6 +71,11 @@ func (s *Sink) Planner() provision.Planner { return s.lake.Planner(s.types.All()
 func (s *Sink) Run(ctx context.Context) error {
 	defer s.sources.close()
 	var commits sync.WaitGroup
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if s.cfg.Upkeep.Every > 0 {
+		commits.Go(func() { s.upkeep(ctx) })
+	}
 	if err := s.commitUntil(ctx, &commits); err != nil {
 		return err
 	}

@@ -26,8 +26,8 @@ import (
 const rowsByOthers = `
 import json, sys
 from pyiceberg.table import StaticTable
-rows = StaticTable.from_metadata(sys.argv[1], properties=json.load(sys.stdin)).scan(selected_fields=("_partition", "_offset", "id")).to_arrow()
-json.dump([list(r) for r in zip(*(rows[c].to_pylist() for c in ("_partition", "_offset", "id")))], sys.stdout)
+rows = StaticTable.from_metadata(sys.argv[1], properties=json.load(sys.stdin)).scan(selected_fields=("_topic_partition", "_offset", "id")).to_arrow()
+json.dump([list(r) for r in zip(*(rows[c].to_pylist() for c in ("_topic_partition", "_offset", "id")))], sys.stdout)
 `
 
 // TestFromKafkaToS3 is TestFromKafkaOverRestarts with the catalogs that are servers and files on S3, read by others.

@@ -7,7 +7,7 @@ import (
 )
 
 type metrics struct {
-	rows, files, bytes, commits, conflicts, failures, restarts, wedged *prometheus.CounterVec
+	rows, files, bytes, commits, conflicts, failures, restarts, wedged, merged, repeats, neglected *prometheus.CounterVec
 
 	held, validThrough *prometheus.GaugeVec
 	stopped            *prometheus.GaugeVec
@@ -30,6 +30,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		failures:     counter("failures_total", "Commits that did not go through in time, and are tried again."),
 		restarts:     counter("restarts_total", "Sets of held rows given up, to be read again from the log."),
 		wedged:       counter("wedged_commits_total", "Commits that did not come back when their time was over."),
+		merged:       counter("merged_files_total", "Small files that upkeep has merged."),
+		repeats:      counter("repeats_total", "Rows that upkeep has dropped, since the same event is there already."),
+		neglected:    counter("upkeep_failures_total", "Rounds of upkeep that did not come to their end."),
 		held:         gauge("held_bytes", "Memory of the rows that are in no file yet."),
 		validThrough: gauge("valid_through_timestamp_seconds", "Append time up to which the table is complete, in seconds since 1970."),
 		stopped:      gauge("stopped", "1 for a partition that waits for an operator's decision.", "partition", "reason"),
@@ -38,6 +41,6 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.01, 2, 14),
 		}, []string{"table"}),
 	}
-	return m, telemetry.Register(reg, "lake", m.rows, m.files, m.bytes, m.commits, m.conflicts, m.failures, m.restarts, m.wedged,
+	return m, telemetry.Register(reg, "lake", m.rows, m.files, m.bytes, m.commits, m.conflicts, m.failures, m.restarts, m.wedged, m.merged, m.repeats, m.neglected,
 		m.held, m.validThrough, m.stopped, m.seconds)
 }

@@ -366,7 +366,7 @@ func TestACatalogThatIsOut(t *testing.T) {
 		{Catalog: SQL, URI: "postgres://millrace@127.0.0.1:1/lake", Credential: "hunter2", Warehouse: "s3://lake"},
 		{Catalog: REST, URI: "http://127.0.0.1:1", Credential: "id:hunter2"},
 	} {
-		cfg.Namespace, cfg.Snapshots, cfg.Storage = "millrace", Default().Snapshots, Storage{"s3.region": "us-east-1"}
+		cfg.Namespace, cfg.Snapshots, cfg.Compact, cfg.Storage = "millrace", Default().Snapshots, Default().Compact, Storage{"s3.region": "us-east-1"}
 		l, err := New(cfg, telemetry.Discard())
 		if err != nil {
 			t.Fatal(err)

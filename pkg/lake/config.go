@@ -33,6 +33,16 @@ type Config struct {
 	Storage   Storage   `yaml:"storage"`
 	Namespace string    `yaml:"namespace"`
 	Snapshots Snapshots `yaml:"snapshots"`
+	Compact   Compact   `yaml:"compact"`
+}
+
+// Compact says how small files are merged.
+type Compact struct {
+	Target config.Bytes `yaml:"target"` // of a merged file
+	// Memory bounds the rows that are sorted at once; the rest waits in files of the system's temporary folder. With less
+	// of it the ids are read more often.
+	Memory config.Bytes  `yaml:"memory"`
+	After  time.Duration `yaml:"after"` // the end of a table partition's day or hour it is closed
 }
 
 // Snapshots says how long a table's earlier states are kept.
@@ -49,6 +59,7 @@ func Default() Config {
 		Storage:   Storage{},
 		Namespace: "millrace",
 		Snapshots: Snapshots{Age: time.Hour, Keep: 20},
+		Compact:   Compact{Target: 256 << 20, Memory: 256 << 20, After: time.Hour},
 	}
 }
 
@@ -63,6 +74,15 @@ func (c Config) Validate() error {
 	}
 	if c.Snapshots.Keep < 1 {
 		errs = append(errs, errors.New("lake.snapshots.keep is below 1: the current state is always kept"))
+	}
+	if c.Compact.Target < 64<<10 {
+		errs = append(errs, fmt.Errorf("lake.compact.target is %v: at least 64KiB", c.Compact.Target))
+	}
+	if c.Compact.Memory < 1<<20 {
+		errs = append(errs, fmt.Errorf("lake.compact.memory is %v: at least 1MiB", c.Compact.Memory))
+	}
+	if c.Compact.After < 0 {
+		errs = append(errs, errors.New("lake.compact.after is negative: say how long after its end a partition is closed, as 1h"))
 	}
 	return errors.Join(errs...)
 }

@@ -30,13 +30,20 @@ func (c *Commit) fresh() error {
 }
 
 func freshFile(name string) error {
-	id, err := uuid.Parse(strings.TrimSuffix(path.Base(name), path.Ext(name)))
-	ours := err == nil && id.Version() == 7
-	if begun := time.Unix(id.Time().UnixTime()); ours && time.Since(begun) > maxFileAge {
+	if begun, ours := begun(name); ours && time.Since(begun) > maxFileAge {
 		return fmt.Errorf("adding data file %s: %w: it was begun at %s, and may be taken for one that nobody wants",
 			name, ErrReseek, begun.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+// begun is when one of our data files was, by its name.
+func begun(name string) (at time.Time, ours bool) {
+	id, err := uuid.Parse(strings.TrimSuffix(path.Base(name), path.Ext(name)))
+	if err != nil || id.Version() != 7 {
+		return at, false
+	}
+	return time.Unix(id.Time().UnixTime()), true
 }
 
 // Expire forgets the states of the table that are older than configured, and removes what only they refer to. It leaves

@@ -43,6 +43,7 @@ type fileWriter struct {
 	values []parquet.Value
 	order  []int32
 	mem    scratch
+	sorted *int // the sort order that the whole file is in, if any
 }
 
 // creator is where files are made.
@@ -237,6 +238,9 @@ func (f *fileWriter) dataFile(spec iceberg.PartitionSpec, partition map[int]any)
 	s := f.statistics(meta)
 	b.ColumnSizes(s.sizes).ValueCounts(s.counts).NullValueCounts(s.nulls).NaNValueCounts(f.nans).
 		LowerBoundValues(s.lower).UpperBoundValues(s.upper).SplitOffsets(s.splits)
+	if f.sorted != nil {
+		b.SortOrderID(*f.sorted)
+	}
 	return b.Build(), nil
 }
 

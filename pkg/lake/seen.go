@@ -145,3 +145,10 @@ func (b *bitmap) present(out *Ranges) {
 		}
 	}
 }
+
+// has says whether an offset is in.
+func (b *bitmap) has(o int64) bool {
+	key, bit := o/pageBits, uint64(o%pageBits) //nolint:gosec // an offset is not below 0
+	p := b.part[key]
+	return b.full[key] || p != nil && p.words[bit/64]&(1<<(bit%64)) != 0
+}

@@ -98,11 +98,12 @@ func verify(ctx context.Context, t *Table, ice *table.Table, memory int64) (*Ver
 // account is what a table says of one source partition, and what was found.
 type account struct {
 	VerifiedPartition
-	logs    []Counts  // the present one is the last
-	layers  []*bitmap // the n-th holds the offsets that at least n+1 rows have
-	double  *bitmap
-	strange *bitmap
-	surplus int64 // further rows at offsets that are in double or in strange already
+	logs       []Counts  // the present one is the last
+	layers     []*bitmap // the n-th holds the offsets that at least n+1 rows have
+	double     *bitmap
+	strange    *bitmap
+	rolledBack error
+	surplus    int64 // further rows at offsets that are in double or in strange already
 }
 
 // accountsOf reads the accounts from a table's properties.
@@ -141,7 +142,7 @@ func accountsOf(meta table.Metadata) (map[TopicPartition]*account, error) {
 			a.logs = append(a.logs, pos.Counts)
 			switch {
 			case pos.Err != nil:
-				a.Problem = pos.Err.Error()
+				a.rolledBack, a.Problem = pos.Err, pos.Err.Error()
 			case pos.Next != pos.Counts.Next:
 				a.Problem = fmt.Sprintf("the table goes on at %d, its account ends at %d", pos.Next, pos.Counts.Next)
 			}
