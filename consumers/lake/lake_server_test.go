@@ -45,7 +45,7 @@ func TestFromKafkaToS3(t *testing.T) {
 		lake.REST: {Catalog: lake.REST, URI: servers.REST},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg.Namespace, cfg.Storage, cfg.Snapshots = servertest.Name(t), storage, lake.Default().Snapshots
+			cfg.Namespace, cfg.Storage, cfg.Snapshots, cfg.Compact = servertest.Name(t), storage, lake.Default().Snapshots, lake.Default().Compact
 			fromKafkaToS3(t, cfg)
 		})
 	}
