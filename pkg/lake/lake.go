@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/apache/iceberg-go/catalog"
 	"github.com/apache/iceberg-go/table"
@@ -102,7 +103,10 @@ func (l *Lake) Create(ctx context.Context, t *schema.Type) error {
 	}
 	ns := table.Identifier{l.cfg.Namespace}
 	if err := cat.CreateNamespace(ctx, ns, nil); err != nil && !errors.Is(err, catalog.ErrNamespaceAlreadyExists) {
-		return fmt.Errorf("creating namespace %s: %w", l.cfg.Namespace, err)
+		// A catalog may lose a race against another process with an error of its own, whatever its words.
+		if there, _ := cat.CheckNamespaceExists(ctx, ns); !there {
+			return fmt.Errorf("creating namespace %s: %w", l.cfg.Namespace, err)
+		}
 	}
 	s, err := shapeOf(t)
 	if err != nil {
@@ -110,11 +114,32 @@ func (l *Lake) Create(ctx context.Context, t *schema.Type) error {
 	}
 	_, err = cat.CreateTable(ctx, l.identifier(t), s.schema, catalog.WithPartitionSpec(&s.spec),
 		catalog.WithSortOrder(s.order), catalog.WithProperties(l.tableProperties()))
-	if err != nil && !errors.Is(err, catalog.ErrTableAlreadyExists) {
-		return fmt.Errorf("creating table %s: %w", t.Lake.Table, err)
+	if err == nil {
+		return nil
+	}
+	if lerr := l.await(ctx, cat, t); lerr != nil {
+		return fmt.Errorf("creating table %s: %w", t.Lake.Table, errors.Join(err, lerr))
 	}
 	return nil
 }
+
+// await waits for a table that another process makes: its folder may be there before there is anything to read.
+func (l *Lake) await(ctx context.Context, cat catalog.Catalog, t *schema.Type) error {
+	ctx, cancel := context.WithTimeout(ctx, createWait)
+	defer cancel()
+	for {
+		_, err := cat.LoadTable(ctx, l.identifier(t))
+		if err == nil {
+			return nil
+		}
+		if wait(ctx, minPause) != nil {
+			return err
+		}
+	}
+}
+
+// createWait is for another process to make a table.
+const createWait = 10 * time.Second
 
 // tableProperties keep a table's metadata small from its first commit on, for every engine that writes to it.
 func (l *Lake) tableProperties() map[string]string {
