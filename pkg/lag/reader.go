@@ -77,12 +77,16 @@ func (r *Reader) Look(ctx context.Context) (*Look, error) {
 	before := r.calls.n.Load()
 	r.silent = false
 	l := &Look{Begun: r.now(), Groups: map[string]*Group{}, Logs: map[Partition]*Log{}, Gone: map[string]bool{}}
-	meta, err := ask(ctx, r, r.adm.BrokerMetadata)
+	meta, err := r.metadata(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("asking who the brokers are: %w", err)
 	}
-	l.Cluster = meta.Cluster
-	if err := r.groups(ctx, l, meta.Brokers.NodeIDs()); err != nil {
+	l.Cluster = deref(meta.ClusterID)
+	brokers := make([]int32, len(meta.Brokers))
+	for i, b := range meta.Brokers {
+		brokers[i] = b.NodeID
+	}
+	if err := r.groups(ctx, l, brokers); err != nil {
 		return nil, err
 	}
 	if err := r.logs(ctx, l); err != nil { // after the commits
@@ -91,6 +95,21 @@ func (r *Reader) Look(ctx context.Context) (*Look, error) {
 	r.howKept(ctx, l)
 	l.Ended, l.Calls = r.now(), int(r.calls.n.Load()-before)
 	return l, nil
+}
+
+// metadata gives the brokers, and the topics of these names. It is the brokers' own answer: the admin client's may be some
+// seconds old, and a topic that was made anew would have its old id beside its new offsets.
+func (r *Reader) metadata(ctx context.Context, topics []string) (*kmsg.MetadataResponse, error) {
+	return ask(ctx, r, func(ctx context.Context) (*kmsg.MetadataResponse, error) {
+		req := kmsg.NewPtrMetadataRequest()
+		req.Topics = []kmsg.MetadataRequestTopic{} // nil would be all
+		for _, name := range topics {
+			one := kmsg.NewMetadataRequestTopic()
+			one.Topic = kmsg.StringPtr(name)
+			req.Topics = append(req.Topics, one)
+		}
+		return req.RequestWith(ctx, r.client)
+	})
 }
 
 // step bounds what is asked at once. done is to be called at its end.
@@ -144,18 +163,17 @@ func (r *Reader) logs(ctx context.Context, l *Look) error {
 	if len(names) == 0 {
 		return nil
 	}
-	meta, err := ask(ctx, r, func(ctx context.Context) (kadm.Metadata, error) {
-		return r.adm.Metadata(ctx, slices.Sorted(maps.Keys(names))...)
-	})
+	meta, err := r.metadata(ctx, slices.Sorted(maps.Keys(names)))
 	if err != nil {
 		return fmt.Errorf("asking for topics: %w", err)
 	}
-	for name, t := range meta.Topics {
-		if errors.Is(t.Err, kerr.UnknownTopicOrPartition) {
+	for _, t := range meta.Topics {
+		name, err := deref(t.Topic), kerr.ErrorForCode(t.ErrorCode)
+		if errors.Is(err, kerr.UnknownTopicOrPartition) {
 			l.Gone[name] = true
 		}
 		for _, p := range t.Partitions {
-			log := &Log{TopicID: t.ID, Leader: p.Leader, Start: -1, Stable: -1, End: -1, Err: t.Err}
+			log := &Log{TopicID: t.TopicID, Leader: p.Leader, Start: -1, Stable: -1, End: -1, Err: err}
 			if p.Leader < 0 && log.Err == nil {
 				log.Err = kerr.LeaderNotAvailable
 			}
