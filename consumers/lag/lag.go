@@ -198,7 +198,7 @@ func (m *Monitor) once(ctx context.Context, look *looker) {
 }
 
 // leastLook is for a look at a cluster with a broker that is silent.
-const leastLook = 15 * time.Second
+const leastLook = 20 * time.Second
 
 const (
 	clockEvery = time.Minute // clocks are compared

@@ -26,7 +26,7 @@ const (
 	// for no longer in the steps that follow, or a look would take longer than what it shows holds.
 	stepWait    = 3 * time.Second
 	hurriedWait = time.Second
-	askTries    = 3 // of what any broker answers: the next try is with another
+	askTries    = 3 // of what any broker answers
 )
 
 // Reader looks at a cluster. It is not for concurrent use.
@@ -42,6 +42,7 @@ type Reader struct {
 	sizes   map[Partition]int64
 	sized   time.Time
 	silent  bool // a broker was, in this look
+	asks    int  // which broker is asked for metadata: one that has answered is asked again
 }
 
 // Calls counts the requests of a client: it is one of its hooks.
@@ -98,18 +99,37 @@ func (r *Reader) Look(ctx context.Context) (*Look, error) {
 }
 
 // metadata gives the brokers, and the topics of these names. It is the brokers' own answer: the admin client's may be some
-// seconds old, and a topic that was made anew would have its old id beside its new offsets.
-func (r *Reader) metadata(ctx context.Context, topics []string) (*kmsg.MetadataResponse, error) {
-	return ask(ctx, r, func(ctx context.Context) (*kmsg.MetadataResponse, error) {
-		req := kmsg.NewPtrMetadataRequest()
-		req.Topics = []kmsg.MetadataRequestTopic{} // nil would be all
-		for _, name := range topics {
-			one := kmsg.NewMetadataRequestTopic()
-			one.Topic = kmsg.StringPtr(name)
-			req.Topics = append(req.Topics, one)
+// seconds old, and a topic that was made anew would have its old id beside its new offsets. Each try is with another broker,
+// by its id: what the client asks of any does not end with its context while it dials one that is silent.
+func (r *Reader) metadata(ctx context.Context, topics []string) (resp *kmsg.MetadataResponse, err error) {
+	brokers := r.client.DiscoveredBrokers()
+	if len(brokers) == 0 {
+		brokers = r.client.SeedBrokers()
+	}
+	for range min(askTries, len(brokers)) {
+		step, done := r.step(ctx)
+		begun := r.now()
+		resp, err = request[*kmsg.MetadataResponse](step, brokers[r.asks%len(brokers)], describing(topics))
+		done()
+		if err == nil || ctx.Err() != nil {
+			break
 		}
-		return req.RequestWith(ctx, r.client)
-	})
+		r.asks++
+		r.silent = r.silent || r.now().Sub(begun) >= hurriedWait // the client's own patience may end before the step's
+	}
+	return resp, err
+}
+
+// describing makes a request; one that was given up may still be in use.
+func describing(topics []string) *kmsg.MetadataRequest {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{} // nil would be all
+	for _, name := range topics {
+		one := kmsg.NewMetadataRequestTopic()
+		one.Topic = new(name)
+		req.Topics = append(req.Topics, one)
+	}
+	return req
 }
 
 // step bounds what is asked at once. done is to be called at its end.
@@ -130,9 +150,8 @@ func ask[T any](ctx context.Context, r *Reader, f func(context.Context) (T, erro
 	for range askTries {
 		step, done := r.step(ctx)
 		answer, err = f(step)
-		late := step.Err() != nil
 		done()
-		if err == nil || !late || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil {
 			break
 		}
 	}
