@@ -42,7 +42,7 @@ type Reader struct {
 	sizes   map[Partition]int64
 	sized   time.Time
 	silent  bool // a broker was, in this look
-	asks    int  // which broker is asked for metadata: one that has answered is asked again
+	asks    int  // which broker is asked: one that has answered is asked again
 }
 
 // Calls counts the requests of a client: it is one of its hooks.
@@ -99,37 +99,18 @@ func (r *Reader) Look(ctx context.Context) (*Look, error) {
 }
 
 // metadata gives the brokers, and the topics of these names. It is the brokers' own answer: the admin client's may be some
-// seconds old, and a topic that was made anew would have its old id beside its new offsets. Each try is with another broker,
-// by its id: what the client asks of any does not end with its context while it dials one that is silent.
-func (r *Reader) metadata(ctx context.Context, topics []string) (resp *kmsg.MetadataResponse, err error) {
-	brokers := r.client.DiscoveredBrokers()
-	if len(brokers) == 0 {
-		brokers = r.client.SeedBrokers()
-	}
-	for range min(askTries, len(brokers)) {
-		step, done := r.step(ctx)
-		begun := r.now()
-		resp, err = request[*kmsg.MetadataResponse](step, brokers[r.asks%len(brokers)], describing(topics))
-		done()
-		if err == nil || ctx.Err() != nil {
-			break
+// seconds old, and a topic that was made anew would have its old id beside its new offsets.
+func (r *Reader) metadata(ctx context.Context, topics []string) (*kmsg.MetadataResponse, error) {
+	return ask[*kmsg.MetadataResponse](ctx, r, func() kmsg.Request {
+		req := kmsg.NewPtrMetadataRequest()
+		req.Topics = []kmsg.MetadataRequestTopic{} // nil would be all
+		for _, name := range topics {
+			one := kmsg.NewMetadataRequestTopic()
+			one.Topic = new(name)
+			req.Topics = append(req.Topics, one)
 		}
-		r.asks++
-		r.silent = r.silent || r.now().Sub(begun) >= hurriedWait // the client's own patience may end before the step's
-	}
-	return resp, err
-}
-
-// describing makes a request; one that was given up may still be in use.
-func describing(topics []string) *kmsg.MetadataRequest {
-	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = []kmsg.MetadataRequestTopic{} // nil would be all
-	for _, name := range topics {
-		one := kmsg.NewMetadataRequestTopic()
-		one.Topic = new(name)
-		req.Topics = append(req.Topics, one)
-	}
-	return req
+		return req
+	})
 }
 
 // step bounds what is asked at once. done is to be called at its end.
@@ -145,15 +126,23 @@ func (r *Reader) step(ctx context.Context) (step context.Context, done func()) {
 	}
 }
 
-// ask gives what any broker answers: the client asks another at each try.
-func ask[T any](ctx context.Context, r *Reader, f func(context.Context) (T, error)) (answer T, err error) {
-	for range askTries {
+// ask gives what any broker answers. Each try is with another broker, by its id: what the client asks of any does not end
+// with its context while it dials one that is silent. It is with another request, too: one that was given up may be in use.
+func ask[R kmsg.Response](ctx context.Context, r *Reader, req func() kmsg.Request) (answer R, err error) {
+	brokers := r.client.DiscoveredBrokers()
+	if len(brokers) == 0 {
+		brokers = r.client.SeedBrokers()
+	}
+	for range min(askTries, len(brokers)) {
 		step, done := r.step(ctx)
-		answer, err = f(step)
+		begun := r.now()
+		answer, err = request[R](step, brokers[r.asks%len(brokers)], req())
 		done()
 		if err == nil || ctx.Err() != nil {
 			break
 		}
+		r.asks++
+		r.silent = r.silent || r.now().Sub(begun) >= hurriedWait // the client's own patience may end before the step's
 	}
 	return answer, err
 }
@@ -300,15 +289,21 @@ func (r *Reader) howKept(ctx context.Context, l *Look) {
 		}
 	}
 	if now := r.now(); len(names) > 0 && (unknown || now.Sub(r.read) >= configsEvery) {
-		described, err := ask(ctx, r, func(ctx context.Context) (kadm.ResourceConfigs, error) {
-			return r.adm.DescribeTopicConfigs(ctx, slices.Sorted(maps.Keys(names))...)
+		described, err := ask[*kmsg.DescribeConfigsResponse](ctx, r, func() kmsg.Request {
+			req := kmsg.NewPtrDescribeConfigsRequest()
+			for _, name := range slices.Sorted(maps.Keys(names)) {
+				one := kmsg.NewDescribeConfigsRequestResource()
+				one.ResourceType, one.ResourceName = kmsg.ConfigResourceTypeTopic, name
+				req.Resources = append(req.Resources, one)
+			}
+			return req
 		})
 		if err != nil {
 			l.failed("describing topics", err)
 		} else {
 			r.read, r.configs = now, map[string]Topic{}
-			for _, d := range described {
-				r.configs[d.Name] = topicOf(d)
+			for _, d := range described.Resources {
+				r.configs[d.ResourceName] = topicOf(d)
 			}
 		}
 	}
@@ -347,13 +342,13 @@ func deref(s *string) string {
 	return *s
 }
 
-func topicOf(d kadm.ResourceConfig) Topic {
-	t := Topic{Unread: d.Err != nil}
+func topicOf(d kmsg.DescribeConfigsResponseResource) Topic {
+	t := Topic{Unread: d.ErrorCode != 0}
 	deletes := false
 	for _, c := range d.Configs {
 		value := deref(c.Value)
 		n, err := strconv.ParseInt(value, 10, 64)
-		switch c.Key {
+		switch c.Name {
 		case "message.timestamp.type":
 			t.AppendTime = value == "LogAppendTime"
 		case "cleanup.policy":

@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // TestWatcherHoldsWhateverItSees: looks that make no sense, as they come when brokers answer at different times, fall back
@@ -202,7 +202,7 @@ func TestHeadroomThatCannotBeTold(t *testing.T) {
 	}
 	tell("an unknown age", &Topic{Retention: time.Hour}, true, false, false)
 	tell("nothing is deleted", &Topic{}, false, false, false)
-	refused := topicOf(kadm.ResourceConfig{Name: "t", Err: kerr.TopicAuthorizationFailed})
+	refused := topicOf(kmsg.DescribeConfigsResponseResource{ResourceName: "t", ErrorCode: kerr.TopicAuthorizationFailed.Code})
 	tell("the configuration is refused", &refused, true, false, false)
 	tell("the configuration was never read", nil, true, false, false)
 	tell("a size that is not known", &Topic{RetentionBytes: 900_000}, true, false, false)
