@@ -1,20 +1,16 @@
 package lake
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/pkg/kafka/kafkatest"
 	"github.com/millrace/millrace/pkg/lake"
-	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/schema/schematest"
-	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/sinktest"
 	"github.com/millrace/millrace/pkg/telemetry"
 )
@@ -27,37 +23,19 @@ func TestARecreatedTopicWaitsForAdopt(t *testing.T) {
 	topic := b.typ.Topic.Name
 	cluster := kafkatest.New(t, topic)
 	adm := kadm.NewClient(cluster.Client(t))
-	publish := func(n int) {
-		t.Helper()
-		var records []*kgo.Record
-		for i := range n {
-			records = append(records, &kgo.Record{Topic: topic, Key: fmt.Append(nil, i), Value: []byte("v")})
-		}
-		cluster.Produce(t, records...)
-	}
 	start := func(done func(*Sink) bool) {
 		t.Helper()
-		sink, err := New(b.cfg, b.types, cluster.Opts(), telemetry.Discard())
-		if err != nil {
-			t.Fatal(err)
-		}
 		maker := sinktest.Maker{Type: b.typ, Base: time.Now().Add(-time.Minute).UTC(), Seed: "anew"}
-		consumer, err := stream.New(stream.Default(), "lake", sink, stream.Deps{
-			Kafka: cluster.Opts(), Types: []*schema.Type{b.typ}, Telemetry: telemetry.Discard(),
-			Decoder: func(string) stream.Decoder { return byOffset{maker} },
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		sink, consumer := b.fromKafka(t, cluster, byOffset{maker})
 		runUntil(t, sink, consumer, func() bool { return done(sink) })
 	}
-	publish(50)
+	b.publish(t, cluster, 50)
 	start(func(*Sink) bool { return b.count(t) == 50 })
 	if resp, err := adm.DeleteTopic(t.Context(), topic); err != nil || resp.Err != nil {
 		t.Fatal(err, resp.Err)
 	}
 	cluster.Create(t, topic, kafkatest.Partitions)
-	publish(20)
+	b.publish(t, cluster, 20)
 	start(func(s *Sink) bool {
 		err := s.Ready()
 		return err != nil && strings.Contains(err.Error(), "(other_source): see and decide with `millrace lake adopt log`")

@@ -14,7 +14,6 @@ import (
 	"github.com/millrace/millrace/pkg/kafka/kafkatest"
 	"github.com/millrace/millrace/pkg/lake"
 	"github.com/millrace/millrace/pkg/lake/laketest"
-	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/schema/schematest"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/sinktest"
@@ -56,23 +55,9 @@ func TestRecordsThatTheWriterPanicsAt(t *testing.T) {
 			topic := b.typ.Topic.Name
 			cluster := kafkatest.New(t, topic, b.typ.DLQName())
 			maker := sinktest.Maker{Type: b.typ, Base: time.Now().Add(-time.Minute).UTC().Truncate(time.Microsecond), Seed: "bad"}
-			records := make([]*kgo.Record, 0, each+1)
-			for i := range each {
-				records = append(records, &kgo.Record{Topic: topic, Key: fmt.Append(nil, i), Value: []byte("v")})
-			}
-			records = append(records, &kgo.Record{Topic: topic, Partition: 1, Value: []byte("v")})
-			cluster.Produce(t, records...)
-			sink, err := New(b.cfg, b.types, cluster.Opts(), telemetry.Discard())
-			if err != nil {
-				t.Fatal(err)
-			}
-			consumer, err := stream.New(stream.Default(), "lake", sink, stream.Deps{
-				Kafka: cluster.Opts(), Types: []*schema.Type{b.typ}, Telemetry: telemetry.Discard(),
-				Decoder: func(string) stream.Decoder { return cutShort{byOffset{maker}, c.values, c.bad} },
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
+			b.publish(t, cluster, each)
+			cluster.Produce(t, &kgo.Record{Topic: topic, Partition: 1, Value: []byte("v")})
+			sink, consumer := b.fromKafka(t, cluster, cutShort{byOffset{maker}, c.values, c.bad})
 			good := each + 1 - len(c.bad)
 			runUntil(t, sink, consumer, func() bool {
 				return cluster.Committed(t, stream.Group("lake"), topic)[0] == each && b.count(t) == good

@@ -115,7 +115,7 @@ func (c *committer) assigned(ctx context.Context, partitions []int32) (map[int32
 		c.show(p, err)
 		switch {
 		case err != nil:
-			stopped[p] = fmt.Errorf("%w; see and decide with `millrace lake adopt %s`, then start the lake again", err, c.typ.Name)
+			stopped[p] = fmt.Errorf("%w; %s", err, c.decision())
 		case known:
 			offsets[p], c.ends[p] = at.Next, at.Next
 		default:

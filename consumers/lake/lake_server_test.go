@@ -9,15 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"github.com/millrace/millrace/pkg/config"
 	"github.com/millrace/millrace/pkg/kafka/kafkatest"
 	"github.com/millrace/millrace/pkg/lake"
-	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/schema/schematest"
 	"github.com/millrace/millrace/pkg/servertest"
-	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/sinktest"
 	"github.com/millrace/millrace/pkg/telemetry"
 )
@@ -81,22 +77,8 @@ func fromKafkaToS3(t *testing.T, cfg lake.Config) {
 		return rows
 	}
 	for run := range int64(runs) {
-		var records []*kgo.Record
-		for i := range each {
-			records = append(records, &kgo.Record{Topic: topic, Key: fmt.Append(nil, i), Value: []byte("v")})
-		}
-		cluster.Produce(t, records...)
-		sink, err := New(b.cfg, b.types, cluster.Opts(), telemetry.Discard())
-		if err != nil {
-			t.Fatal(err)
-		}
-		consumer, err := stream.New(stream.Default(), "lake", sink, stream.Deps{
-			Kafka: cluster.Opts(), Types: []*schema.Type{b.typ}, Telemetry: telemetry.Discard(),
-			Decoder: func(string) stream.Decoder { return byOffset{maker} },
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		b.publish(t, cluster, each)
+		sink, consumer := b.fromKafka(t, cluster, byOffset{maker})
 		// The second is stopped at once, with whatever it has under way.
 		runUntil(t, sink, consumer, func() bool { return run == 1 || committed() == (run+1)*each })
 	}

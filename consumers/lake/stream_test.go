@@ -36,22 +36,8 @@ func TestFromKafkaOverRestarts(t *testing.T) {
 	cluster := kafkatest.New(t, topic)
 	maker := sinktest.Maker{Type: b.typ, Base: time.Now().Add(-time.Minute).UTC().Truncate(time.Microsecond), Seed: "kafka"}
 	for run := range 4 {
-		var records []*kgo.Record
-		for i := range each {
-			records = append(records, &kgo.Record{Topic: topic, Key: fmt.Append(nil, i), Value: []byte("v")})
-		}
-		cluster.Produce(t, records...)
-		sink, err := New(b.cfg, b.types, cluster.Opts(), telemetry.Discard())
-		if err != nil {
-			t.Fatal(err)
-		}
-		consumer, err := stream.New(stream.Default(), "lake", sink, stream.Deps{
-			Kafka: cluster.Opts(), Types: []*schema.Type{b.typ}, Telemetry: telemetry.Discard(),
-			Decoder: func(string) stream.Decoder { return byOffset{maker} },
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		b.publish(t, cluster, each)
+		sink, consumer := b.fromKafka(t, cluster, byOffset{maker})
 		runUntil(t, sink, consumer, func() bool { return run == 2 || b.count(t) == (run+1)*each })
 	}
 	seen := map[string]bool{}
@@ -65,6 +51,33 @@ func TestFromKafkaOverRestarts(t *testing.T) {
 	if len(seen) != 4*each {
 		t.Errorf("%d rows, want %d", len(seen), 4*each)
 	}
+}
+
+// publish appends n records, whose content is their decoder's affair.
+func (b *bench) publish(t *testing.T, cluster *kafkatest.Cluster, n int) {
+	t.Helper()
+	records := make([]*kgo.Record, 0, n)
+	for i := range n {
+		records = append(records, &kgo.Record{Topic: b.typ.Topic.Name, Key: fmt.Append(nil, i), Value: []byte("v")})
+	}
+	cluster.Produce(t, records...)
+}
+
+// fromKafka makes a sink and the runtime that feeds it.
+func (b *bench) fromKafka(t *testing.T, cluster *kafkatest.Cluster, decoder stream.Decoder) (*Sink, *stream.Consumer) {
+	t.Helper()
+	sink, err := New(b.cfg, b.types, cluster.Opts(), telemetry.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := stream.New(stream.Default(), "lake", sink, stream.Deps{
+		Kafka: cluster.Opts(), Types: []*schema.Type{b.typ}, Telemetry: telemetry.Discard(),
+		Decoder: func(string) stream.Decoder { return decoder },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sink, consumer
 }
 
 func (b *bench) count(t *testing.T) (n int) {

@@ -117,8 +117,13 @@ func (c *committer) halted() error {
 	if len(c.stopping) == 0 {
 		return nil
 	}
-	return fmt.Errorf("partitions %v of table %s have stopped (%s): see and decide with `millrace lake adopt %s`, then start the lake again",
-		slices.Sorted(maps.Keys(c.stopping)), c.name, strings.Join(slices.Compact(slices.Sorted(maps.Values(c.stopping))), ", "), c.typ.Name)
+	return fmt.Errorf("partitions %v of table %s have stopped (%s): %s", slices.Sorted(maps.Keys(c.stopping)), c.name,
+		strings.Join(slices.Compact(slices.Sorted(maps.Values(c.stopping))), ", "), c.decision())
+}
+
+// decision is what an operator is to do about partitions that have stopped.
+func (c *committer) decision() string {
+	return "see and decide with `millrace lake adopt " + c.typ.Name + "`, then start the lake again"
 }
 
 // settle gives up a commit that never went through, with its files. By then nothing else is under way.
