@@ -4,9 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"net/http"
 	"sync"
 	"syscall"
 	"testing"
@@ -90,21 +87,9 @@ func (w *world) lagIsTrue(t *testing.T, l load) {
 func viewOf(ctx context.Context, address string) (*lag.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/api/v1/lag?partitions=all", http.NoBody)
+	body, err := get(ctx, address+"/api/v1/lag?partitions=all")
 	if err != nil {
 		return nil, err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(res.Body, 16<<20))
-	if err != nil {
-		return nil, err
-	}
-	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("reading the lag: %s: %s", res.Status, body)
 	}
 	v := &lag.View{}
 	return v, json.Unmarshal(body, v)

@@ -236,7 +236,7 @@ func (p *place) agree(typ string) error {
 			Checksum  string
 		}
 	}
-	out := p.output(p.python, "counts.py", p.warehouse, p.namespace, typ)
+	out := p.output(p.python, "../e2e/readers/counts.py", p.warehouse, p.namespace, typ)
 	if err := json.Unmarshal([]byte(out), &said); err != nil {
 		return fmt.Errorf("reading what the readers say: %w: %s", err, out)
 	}

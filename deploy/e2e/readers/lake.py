@@ -14,15 +14,7 @@ import pyarrow
 from pyiceberg.table import StaticTable
 
 from fingerprint import HASH_ATTRIBUTE, fingerprint, kinds
-
-
-def newest(table):
-    metadata = pathlib.Path(table) / "metadata"
-    hint = (metadata / "version-hint.text").read_text().strip()
-    for name in (f"v{hint}.metadata.json", f"{hint}.metadata.json", hint):
-        if (metadata / name).exists():
-            return str(metadata / name)
-    sys.exit(f"{metadata}: no metadata for version {hint}")
+from tables import newest
 
 
 def plain(column):
