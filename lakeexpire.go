@@ -15,6 +15,7 @@ type (
 		Type      []string      `arg:"" optional:"" help:"Data types; else all that have a table."`
 		OlderThan time.Duration `placeholder:"DURATION" help:"Forget states that are older (lake.snapshots.age)."`
 		Keep      int           `placeholder:"N" help:"But never the newest so many (lake.snapshots.keep)."`
+		Most      int           `placeholder:"N" help:"And of more than so many the oldest (lake.snapshots.most)."`
 		DryRun    bool          `help:"Say how many it would be, and change nothing."`
 	}
 	lakeOrphansCmd struct {
@@ -42,8 +43,8 @@ Example: millrace lake orphans --older-than 72h --dry-run`
 }
 
 func (c *lakeExpireCmd) Run(ctx context.Context, e *env) error {
-	if c.Keep < 0 || c.OlderThan < 0 {
-		return usageError{fmt.Errorf("--keep=%d --older-than=%s: they must not be negative", c.Keep, c.OlderThan)}
+	if c.Keep < 0 || c.OlderThan < 0 || c.Most < 0 {
+		return usageError{fmt.Errorf("--keep=%d --older-than=%s --most=%d: they must not be negative", c.Keep, c.OlderThan, c.Most)}
 	}
 	return c.each(ctx, e, c.Type, func(ctx context.Context, s *system, typ *schema.Type, t *lake.Table) error {
 		keep := s.cfg.Lake.Table.Snapshots
@@ -52,6 +53,9 @@ func (c *lakeExpireCmd) Run(ctx context.Context, e *env) error {
 		}
 		if c.OlderThan > 0 {
 			keep.Age = c.OlderThan
+		}
+		if c.Most > 0 {
+			keep.Most = c.Most
 		}
 		before, after, err := t.ExpireNow(ctx, keep, c.DryRun)
 		switch {

@@ -17,9 +17,6 @@ import (
 	"github.com/millrace/millrace/pkg/stream"
 )
 
-// expireEvery is after how many commits earlier states of a table are forgotten.
-const expireEvery = 50
-
 // unknown is where a partition starts that the table has never seen: at the log's start, wherever that is.
 const unknown = -1
 
@@ -36,9 +33,8 @@ type committer struct {
 	source   lake.Source
 	ends     map[int32]int64 // by partition of ours: where the next batch must begin
 	filling  *held
-	leaving  *held         // being committed; kept over failed tries
-	room     chan struct{} // closed when filling has been taken
-	commits  int
+	leaving  *held            // being committed; kept over failed tries
+	room     chan struct{}    // closed when filling has been taken
 	stopping map[int32]string // partitions shown as stopped
 	trouble  trouble
 	begun    time.Time // of the commit under way
@@ -387,8 +383,6 @@ func (c *committer) committed(ctx context.Context, h *held, took time.Duration) 
 	c.mu.Lock()
 	c.leaving, c.trouble = nil, trouble{}
 	c.bad.past(h.spans)
-	c.commits++
-	expire := c.commits%expireEvery == 0
 	dones := h.dones
 	c.mu.Unlock()
 	m := c.sink.metrics
@@ -404,10 +398,8 @@ func (c *committer) committed(ctx context.Context, h *held, took time.Duration) 
 	for _, p := range dones {
 		p.done(nil)
 	}
-	if expire {
-		if err := c.table.Expire(ctx); err != nil {
-			c.sink.tel.Log.Warn("forgetting earlier states", "table", c.name, "err", err)
-		}
+	if err := c.table.ExpireDue(ctx); err != nil {
+		c.sink.tel.Log.Warn("forgetting earlier states", "table", c.name, "err", err)
 	}
 }
 

@@ -48,7 +48,8 @@ type Compact struct {
 // Snapshots says how long a table's earlier states are kept.
 type Snapshots struct {
 	Age  time.Duration `yaml:"age"`  // older ones are forgotten,
-	Keep int           `yaml:"keep"` // but never the newest this many
+	Keep int           `yaml:"keep"` // but never the newest this many,
+	Most int           `yaml:"most"` // and of more than this many the oldest: every commit writes the list of all
 }
 
 // Default is a hadoop catalog in a folder beside the process.
@@ -58,7 +59,7 @@ func Default() Config {
 		Warehouse: "data/lake",
 		Storage:   Storage{},
 		Namespace: "millrace",
-		Snapshots: Snapshots{Age: time.Hour, Keep: 20},
+		Snapshots: Snapshots{Age: time.Hour, Keep: 20, Most: 100},
 		Compact:   Compact{Target: 256 << 20, Memory: 256 << 20, After: time.Hour},
 	}
 }
@@ -74,6 +75,9 @@ func (c Config) Validate() error {
 	}
 	if c.Snapshots.Keep < 1 {
 		errs = append(errs, errors.New("lake.snapshots.keep is below 1: the current state is always kept"))
+	}
+	if c.Snapshots.Most < c.Snapshots.Keep {
+		errs = append(errs, fmt.Errorf("lake.snapshots.most is %d, below lake.snapshots.keep, which is %d", c.Snapshots.Most, c.Snapshots.Keep))
 	}
 	if c.Compact.Target < 64<<10 {
 		errs = append(errs, fmt.Errorf("lake.compact.target is %v: at least 64KiB", c.Compact.Target))

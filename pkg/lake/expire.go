@@ -46,11 +46,40 @@ func begun(name string) (at time.Time, ours bool) {
 	return time.Unix(id.Time().UnixTime()), true
 }
 
-// Expire forgets the states of the table that are older than configured, and removes what only they refer to. It leaves
-// it to the next time where another writer is faster.
+// Expire forgets the states of the table that are past their time, and removes what only they refer to. It leaves it to the
+// next time where another writer is faster.
 func (t *Table) Expire(ctx context.Context) error {
 	_, err := t.expire(ctx, t.lake.cfg.Snapshots)
 	return err
+}
+
+// expireBatch is how many states are past their time before a writer forgets them: that is a commit of its own.
+const expireBatch = 50
+
+// ExpireDue is Expire where there are enough states to forget.
+func (t *Table) ExpireDue(ctx context.Context) error {
+	if _, _, past := t.lake.cfg.Snapshots.of(t.state().Metadata(), time.Now()); past < expireBatch {
+		return nil
+	}
+	return t.Expire(ctx)
+}
+
+// of says how old a state may be, as configured or less where Most are newer, how many are kept, and how many are not.
+func (s Snapshots) of(meta table.Metadata, now time.Time) (age time.Duration, kept, past int) {
+	var ages []time.Duration
+	for snapshot := range ancestry(meta) {
+		ages = append(ages, now.Sub(time.UnixMilli(snapshot.TimestampMs)))
+	}
+	age = s.Age
+	if s.Most > 0 && len(ages) > s.Most {
+		age = max(0, min(age, ages[s.Most-1]))
+	}
+	for i, a := range ages {
+		if i < s.Keep || a <= age && (s.Most == 0 || i < s.Most) {
+			kept = i + 1
+		}
+	}
+	return age, kept, len(ages) - kept
 }
 
 // ExpireNow forgets states as keep says, and tries until it is faster than others. It says how many states there were
@@ -91,8 +120,9 @@ func (t *Table) afterExpiry(keep Snapshots) (int, error) {
 }
 
 func expiry(ice *table.Table, keep Snapshots) (*table.Transaction, error) {
+	age, kept, _ := keep.of(ice.Metadata(), time.Now())
 	tx := ice.NewTransaction()
-	return tx, tx.ExpireSnapshots(table.WithOlderThan(keep.Age), table.WithRetainLast(keep.Keep))
+	return tx, tx.ExpireSnapshots(table.WithOlderThan(age), table.WithRetainLast(max(kept, 1)))
 }
 
 // expire does it once. lost says that another writer was faster.

@@ -132,11 +132,59 @@ func renamedFile(t *testing.T, spec iceberg.PartitionSpec, f iceberg.DataFile, n
 	return b.Build()
 }
 
+func TestCommitsDoNotGrow(t *testing.T) { testCommitsDoNotGrow(t, 300) }
+
+// testCommitsDoNotGrow weighs what each commit writes beside its data file. Merging manifests and forgetting states takes
+// turns, so it is told over as many commits as are between two of them.
+func testCommitsDoNotGrow(t *testing.T, commits int64) {
+	const window = 50
+	s := newStore(t)
+	tb := s.open()
+	folder := filepath.Dir(tb.MetadataLocation())
+	known := map[string]bool{}
+	var written, early int64
+	for n := range commits {
+		if n%window == 0 {
+			written = 0
+		}
+		s.put(tb, n, n+1)
+		if err := tb.ExpireDue(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := os.ReadDir(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if info, err := e.Info(); err == nil && !known[e.Name()] {
+				known[e.Name()] = true
+				written += info.Size()
+			}
+		}
+		if n == 99 {
+			early = written
+		}
+	}
+	t.Logf("bytes a commit: %d from the 51st to the 100th, %d in the last %d of %d", early/window, written/window, window, commits)
+	if written > 2*early {
+		t.Errorf("the last %d commits wrote %d bytes, those up to the 100th %d", window, written, early)
+	}
+	if n := len(s.open().ice.Metadata().Snapshots()); n > Default().Snapshots.Most+window {
+		t.Errorf("%d states are kept", n)
+	}
+	if p := s.verified(); !p.OK() || p.Found != commits {
+		t.Errorf("%+v", p)
+	}
+}
+
 func TestExpireNow(t *testing.T) {
 	s := newStore(t)
 	tb := s.open()
 	for first := int64(0); first < 50; first += 10 {
 		s.put(tb, first, first+10)
+	}
+	if before, after, err := tb.ExpireNow(t.Context(), Snapshots{Age: time.Hour, Keep: 1, Most: 4}, true); before != 5 || after != 4 || err != nil {
+		t.Errorf("at most 4: from %d to %d (%v)", before, after, err)
 	}
 	keep := Snapshots{Age: time.Nanosecond, Keep: 2}
 	if before, after, err := s.open().ExpireNow(t.Context(), keep, true); before != 5 || after != 2 || err != nil {

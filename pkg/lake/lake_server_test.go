@@ -8,6 +8,13 @@ import (
 	"github.com/millrace/millrace/pkg/servertest"
 )
 
+// TestTheTwoThousandthCommit takes longer than those who run the tests without servers would wait.
+func TestTheTwoThousandthCommit(t *testing.T) {
+	if _, ok := servertest.RequireLake(t); ok {
+		testCommitsDoNotGrow(t, 2000)
+	}
+}
+
 // TestOnServers runs what holds on a local disk with the catalogs and the storage that are servers.
 func TestOnServers(t *testing.T) {
 	servers, ok := servertest.RequireLake(t)

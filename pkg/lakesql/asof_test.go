@@ -77,7 +77,7 @@ func TestAsOf(t *testing.T) {
 func TestAsOfAStateThatHasExpired(t *testing.T) {
 	typ := schematest.Type(t, "usage")
 	cfg := lake.Default()
-	cfg.Warehouse, cfg.Snapshots = t.TempDir(), lake.Snapshots{Age: time.Nanosecond, Keep: 1}
+	cfg.Warehouse, cfg.Snapshots = t.TempDir(), lake.Snapshots{Age: time.Nanosecond, Keep: 1, Most: 1}
 	l, err := lake.New(cfg, telemetry.Discard())
 	if err != nil {
 		t.Fatal(err)
