@@ -54,7 +54,7 @@ says (HISTORY), what Kafka has (START, END) and where each partition would go on
   rolled_back   the table stands again where its history says; what was rolled back is read again, if Kafka still has it
   beyond_end    the partition goes on at the log's end
 
-No row is removed. Then start the lake consumer again: a partition that has stopped is not asked for by itself.
+No row is removed. Consumers that wait look every 10 s, and go on by themselves.
 
 Example: millrace lake adopt log --reason "topic made anew after the move" --yes`
 }
@@ -122,7 +122,7 @@ func (c *lakeAdoptCmd) Run(ctx context.Context, e *env) error {
 	if err := table.Adopt(ctx, a, c.Reason); err != nil {
 		return err
 	}
-	fmt.Fprintln(e.stdout, "adopted; now start the lake consumer again")
+	fmt.Fprintln(e.stdout, "adopted; consumers that wait for it go on within seconds")
 	return nil
 }
 

@@ -145,7 +145,7 @@ func TestLakeAdoptCommand(t *testing.T) {
 	w.lakeCommand(exitFailure, "give --yes and --reason", "adopt", "log")
 	w.lakeCommand(exitUsage, "--reason is missing", "adopt", "log", "--yes")
 	w.lakeCommand(exitUsage, "no data type has the name", "adopt", "logs")
-	w.lakeCommand(exitOK, "start the lake consumer again", "adopt", "log", "--yes", "--reason", "made anew")
+	w.lakeCommand(exitOK, "go on within seconds", "adopt", "log", "--yes", "--reason", "made anew")
 	w.lakeCommand(exitOK, "nothing to do", "adopt", "log")
 	w.store(0, 5, 5)
 	w.lakeCommand(exitOK, "log: 15 rows in 2 files: every offset is accounted for, once", "verify")

@@ -123,7 +123,7 @@ func (c *committer) halted() error {
 
 // decision is what an operator is to do about partitions that have stopped.
 func (c *committer) decision() string {
-	return "see and decide with `millrace lake adopt " + c.typ.Name + "`, then start the lake again"
+	return "see and decide with `millrace lake adopt " + c.typ.Name + "`; they go on by themselves after that"
 }
 
 // settle gives up a commit that never went through, with its files. By then nothing else is under way.

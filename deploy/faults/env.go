@@ -40,7 +40,6 @@ type env struct {
 	typ          *schema.Type
 	types        *schema.Set
 	destinations []string // those that are judged; all unless the scenario says otherwise
-	halted       []string // those of them that stop for good, and so never catch up
 	settings     map[string]any
 	config       string // file
 	ledger       *ledger
@@ -333,9 +332,6 @@ func (e *env) health() error {
 // affair: what ends the wait is that nothing is committed for the time that recovery may take.
 func (e *env) awaitCaughtUp(ctx context.Context) error {
 	for _, d := range e.destinations {
-		if slices.Contains(e.halted, d) {
-			continue
-		}
 		var err error
 		for reached, moved := int64(-1), true; moved; {
 			at := reached

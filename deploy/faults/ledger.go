@@ -60,7 +60,6 @@ type ledger struct {
 	index   map[key]int32
 	entries []entry
 	counts  counts
-	later   uint8            // destinations that may not have what is sent from now on
 	refused map[string]int64 // errors of sends that were not acknowledged
 }
 
@@ -96,7 +95,6 @@ func (l *ledger) intent(e entry) int32 {
 	if !ok {
 		i = int32(len(l.entries)) //nolint:gosec // memory ends before
 		l.index[e.key] = i
-		e.gone |= l.later
 		l.entries = append(l.entries, e)
 	}
 	l.entries[i].intents++
@@ -125,13 +123,6 @@ func (l *ledger) settle(i int32, o client.Outcome, err error) {
 	if err != nil && (len(l.refused) < 20 || l.refused[err.Error()] > 0) {
 		l.refused[err.Error()]++
 	}
-}
-
-// loseLater notes that these destinations may not have what is sent from now on.
-func (l *ledger) loseLater(destinations uint8) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.later = destinations
 }
 
 // lose notes that Kafka loses a record that these destinations may not have.

@@ -88,18 +88,6 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// TestLaterLosses: what is sent after the mark, and only that, may be missing.
-func TestLaterLosses(t *testing.T) {
-	l := newLedger()
-	l.outcome(l.intent(entry{key: key{1}}), nil)
-	l.loseLater(toLake)
-	l.outcome(l.intent(entry{key: key{2}}), nil)
-	f := l.finding("lake")
-	if v := f.judge(); len(v) != 1 || v[0].Count != 1 || f.Gone != 1 {
-		t.Errorf("%+v with %d gone, want the first lost and the second gone", v, f.Gone)
-	}
-}
-
 func TestAFaultThatDidNotBiteFails(t *testing.T) {
 	for _, c := range []struct {
 		bites map[string]int64

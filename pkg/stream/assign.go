@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -48,30 +49,33 @@ func (c *Consumer) adjust(ctx context.Context, offsets map[string]map[int32]kgo.
 		if err != nil {
 			return nil, err
 		}
+		var halted []stopped
 		for _, k := range want {
 			pos := found[k]
-			if pos.problem != "" {
-				c.stop(k, pos.problem)
-				continue // without an offset the client does not read it
-			}
 			committed := pos.next
 			if c.keeper != nil {
 				committed = partitions[k.Partition].EpochOffset().Offset // below 0 is none
 			}
-			c.begin(k, pos, committed)
+			if pos.problem == "" {
+				c.begin(k, pos, committed)
+			} else if halted = append(halted, c.stop(k, pos, committed)); c.keeper == nil {
+				continue // without an offset the client does not read it
+			}
 			starts[topic][k.Partition] = kgo.NewOffset().At(pos.from).WithEpoch(-1)
 		}
+		c.reconsider(topic, halted)
 	}
 	return starts, nil
 }
 
 // position is where a partition starts.
 type position struct {
-	next       int64 // the first offset that is not done
-	from       int64 // where to read: next, or the log's start where that is later
-	start, end int64 // of the log
-	grouped    bool  // next is what the group has committed
-	problem    string
+	next       int64  // the first offset that is not done
+	from       int64  // where to read: next, or the log's start where that is later
+	start, end int64  // of the log
+	grouped    bool   // next is what the group has committed
+	problem    string // why it must not be read,
+	err        error  // and what that is about
 }
 
 // lost is where reading begins after records that were deleted before they were read; 0 where there are none.
@@ -110,10 +114,7 @@ func (c *Consumer) locate(ctx context.Context, topic string, keys []ledger.Key, 
 		found = make(map[ledger.Key]position, len(keys))
 		for _, k := range keys {
 			if err := halted.Partitions[k.Partition]; err != nil {
-				c.tel.Log.Error("the destination must not go on without an operator's decision; reading stops",
-					"topic", k.Topic, "partition", k.Partition, "err", err)
-				c.metrics.stopped.WithLabelValues(k.Topic, stateHalted).Inc()
-				found[k] = position{problem: stateHalted}
+				found[k] = position{problem: stateHalted, err: fmt.Errorf("the destination must not go on without an operator's decision: %w", err)}
 				continue
 			}
 			start, ok1 := starts.Lookup(topic, k.Partition)
@@ -173,10 +174,8 @@ func (c *Consumer) place(k ledger.Key, start, end int64, committed func(int32) (
 	case failpoint.Broken == failpoint.SilentReset && (at < start || at > end):
 		pos.next, pos.from = end, end
 	case at > end:
-		c.tel.Log.Error("committed offset is beyond the log's end: the topic was made anew or lost records; reading stops",
-			"topic", k.Topic, "partition", k.Partition, "committed", at, "end", end)
-		c.metrics.stopped.WithLabelValues(k.Topic, stateRecreated).Inc()
 		pos.problem = stateRecreated
+		pos.err = fmt.Errorf("the committed offset %d is beyond the log's end, %d: the topic was made anew or lost records", at, end)
 	case at < start:
 		c.expired(k, at, start)
 		pos.next = at
@@ -221,16 +220,78 @@ func (c *Consumer) enlist(claim ledger.Claim, pos position) {
 }
 
 // stop keeps a partition assigned and unread, for a person to look at.
-func (c *Consumer) stop(k ledger.Key, why string) {
+func (c *Consumer) stop(k ledger.Key, pos position, committed int64) stopped {
+	c.tel.Log.Error("a partition stops", "topic", k.Topic, "partition", k.Partition, "state", pos.problem, "err", pos.err)
+	c.metrics.stopped.WithLabelValues(k.Topic, pos.problem).Inc()
 	c.mu.Lock()
 	p := c.parts[k]
 	if p == nil {
 		p = newPart(c, k)
 		c.parts[k] = p
 	}
-	p.state = why
+	p.state = pos.problem
 	c.mu.Unlock()
 	c.pause(p)
+	return stopped{part: p, state: pos.problem, committed: committed}
+}
+
+// stopped is a partition that waits for a person.
+type stopped struct {
+	part      *part
+	state     string
+	committed int64 // by the group
+}
+
+// waits says that the partition is still this member's, and as it was stopped.
+func (c *Consumer) waits(s stopped) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.parts[s.part.key] == s.part && s.part.state == s.state
+}
+
+// reconsiderEvery is how often a Keeper is asked again about partitions that it has stopped.
+const reconsiderEvery = 10 * time.Second
+
+// reconsider asks a Keeper about its stopped partitions until it has them go on.
+func (c *Consumer) reconsider(topic string, waiting []stopped) {
+	if c.keeper == nil || len(waiting) == 0 {
+		return
+	}
+	c.spawn(func(ctx context.Context) {
+		for pause(ctx, reconsiderEvery) {
+			waiting = slices.DeleteFunc(waiting, func(s stopped) bool { return !c.waits(s) })
+			if len(waiting) == 0 {
+				return
+			}
+			keys, committed := make([]ledger.Key, len(waiting)), map[int32]int64{}
+			for i, s := range waiting {
+				keys[i], committed[s.part.key.Partition] = s.part.key, s.committed
+			}
+			found, err := c.locate(ctx, topic, keys, func(p int32) (int64, bool) { return committed[p], committed[p] >= 0 })
+			if err != nil {
+				return
+			}
+			waiting = slices.DeleteFunc(waiting, func(s stopped) bool {
+				pos := found[s.part.key]
+				if pos.problem == "" {
+					c.goOn(s, pos)
+				}
+				return pos.problem == ""
+			})
+		}
+	})
+}
+
+// goOn has a stopped partition read.
+func (c *Consumer) goOn(s stopped, pos position) {
+	k := s.part.key
+	c.mu.Lock()
+	if c.parts[k] == s.part && s.part.state == s.state {
+		s.part.state = stateSeeking
+	}
+	c.mu.Unlock()
+	c.tel.Log.Info("a partition that was stopped goes on", "topic", k.Topic, "partition", k.Partition, "from", pos.from)
+	c.later(seek{part: s.part, pos: pos, anew: true, committed: s.committed})
 }
 
 // revoked drains partitions, commits what came of it and lets them go, all within a bounded time.

@@ -44,6 +44,7 @@ type memKeeper struct {
 	delay time.Duration // of a Write, whatever its context says
 
 	mu   sync.Mutex
+	stop error           // why partition 0 must not be read
 	base map[int32]int64 // the table's offset this writer started from
 	at   map[int32]int64 // the next batch's first offset
 	held map[int32][]heldBatch
@@ -68,10 +69,16 @@ func (k *memKeeper) Assigned(_ context.Context, _ string, partitions []int32) (m
 		if len(k.held[p]) > 0 {
 			k.t.Errorf("partition %d is assigned while %d of its batches are held", p, len(k.held[p]))
 		}
+		if p == 0 && k.stop != nil {
+			continue
+		}
 		k.base[p], k.at[p] = k.table.next[p], k.table.next[p]
 		if next, ok := k.table.next[p]; ok {
 			out[p] = next
 		}
+	}
+	if k.stop != nil {
+		return out, &StoppedError{Partitions: map[int32]error{0: k.stop}}
 	}
 	return out, nil
 }
@@ -201,6 +208,68 @@ func TestKeeperThatRestartsIsCommittedWithoutNewRecords(t *testing.T) {
 		w.until("the partition starts again", func() bool { return m.metric("reseeks_total") == 1 })
 		w.until("the group's commit follows", func() bool { return w.lag() == 0 })
 		w.stop(m)
+	})
+}
+
+// A table that was made from another log stops a partition, until an operator decides: the others go on, and so does it
+// after that, from where the table then stands.
+func TestAStoppedPartitionGoesOnOnceTheKeeperAllowsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 50)
+		w.produce(1, 0, 50)
+		w.commitAt(w.cluster.Client(t), 30) // of the other log
+		k := newMemKeeper(t, newTable()).run(time.Second)
+		k.stop = errors.New("another log")
+		m := w.join(k)
+		w.until("the other partition is stored", func() bool { rows, _ := k.table.total(); return rows == 50 })
+		time.Sleep(5 * reconsiderEvery)
+		if rows, _ := k.table.total(); rows != 50 {
+			t.Errorf("%d rows, want the 50 of the other partition", rows)
+		}
+		if err := m.Ready(); err == nil || !strings.Contains(err.Error(), "partition 0 of "+topic+" is stopped: halted") {
+			t.Errorf("Ready is %v, want the stopped partition", err)
+		}
+		if n := m.metric("stopped_partitions_total"); n != 1 {
+			t.Errorf("%v stopped partitions are counted, want 1", n)
+		}
+		k.mu.Lock()
+		k.stop = nil
+		k.mu.Unlock()
+		k.table.mu.Lock()
+		k.table.next[0] = 10
+		k.table.mu.Unlock()
+		w.until("it goes on", func() bool { rows, _ := k.table.total(); return rows == 90 && w.lag() == 0 })
+		w.produce(0, 50, 10)
+		w.until("and on", func() bool { rows, _ := k.table.total(); return rows == 100 && w.lag() == 0 })
+		if err := m.Ready(); err != nil {
+			t.Errorf("Ready: %v", err)
+		}
+		w.stop(m)
+		if _, doubles := k.table.total(); doubles != 0 {
+			t.Errorf("%d doubles", doubles)
+		}
+	})
+}
+
+// A stopped partition that moves to another member is no longer asked about by the first, which stops in time.
+func TestAStoppedPartitionMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.produce(0, 0, 50)
+		tb := newTable()
+		a, b := newMemKeeper(t, tb).run(time.Second), newMemKeeper(t, tb).run(time.Second)
+		a.stop = errors.New("another log")
+		first := w.join(a)
+		w.until("it is stopped", func() bool { return first.metric("stopped_partitions_total") == 1 })
+		second := w.join(b)
+		time.Sleep(reconsiderEvery)
+		w.stop(first)
+		w.until("all is stored", func() bool { rows, _ := tb.total(); return rows == 50 && w.lag() == 0 })
+		w.stop(second)
+		if _, doubles := tb.total(); doubles != 0 {
+			t.Errorf("%d doubles", doubles)
+		}
 	})
 }
 

@@ -251,7 +251,7 @@ func (c *Consumer) applySeeks() {
 		case !current:
 			continue
 		case s.pos.problem != "":
-			c.stop(k, s.pos.problem)
+			c.reconsider(k.Topic, []stopped{c.stop(k, s.pos, s.committed)})
 			continue
 		case s.anew && c.keeper != nil:
 			c.begin(k, s.pos, s.committed)
