@@ -43,6 +43,7 @@ type bench struct {
 	codec *codec.Codec
 	cfg   kafka.Config
 	clock clock
+	disk  int64 // bytes that a row has written to files
 }
 
 func newBench(run string) (*bench, error) {

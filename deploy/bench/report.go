@@ -16,6 +16,7 @@ type result struct {
 	PerSecond     float64 `json:"records_per_second"`
 	CPUPerMillion float64 `json:"cpu_seconds_per_million"`
 	PeakBytes     int64   `json:"peak_resident_bytes"`
+	DiskBytes     int64   `json:"disk_bytes,omitempty"` // of the files written
 }
 
 // summary is a row of the report: the median of each figure.
@@ -56,6 +57,7 @@ func summarize(r row, measured map[string][]result) summary {
 		PerSecond:     median(mine, perSecond),
 		CPUPerMillion: median(mine, cpuPerMillion),
 		PeakBytes:     int64(median(mine, func(r result) float64 { return float64(r.PeakBytes) })),
+		DiskBytes:     int64(median(mine, func(r result) float64 { return float64(r.DiskBytes) })),
 	}}
 	if top := measured[ceiling]; top != nil {
 		of := s.PerSecond / median(top, perSecond)
@@ -84,7 +86,7 @@ func medianRatio(a, b []result, of func(result) float64) float64 {
 
 func show(stdout io.Writer, path string, rep report) error {
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "row\trecords/s\tof the ceiling\tof the bare loop\tCPU-s per million\tof the bare loop\tpeak MiB\t")
+	fmt.Fprintln(w, "row\trecords/s\tof the ceiling\tof the bare loop\tCPU-s per million\tof the bare loop\tpeak MiB\tdisk MiB\t")
 	for _, r := range rep.Rows {
 		of, throughput, cpu := "", "", ""
 		if r.OfCeiling != nil {
@@ -93,7 +95,11 @@ func show(stdout io.Writer, path string, rep report) error {
 		if r.Bare != nil {
 			throughput, cpu = fmt.Sprintf("%.2f", r.Bare.Throughput), fmt.Sprintf("%.2f", r.Bare.CPU)
 		}
-		fmt.Fprintf(w, "%s\t%.0f\t%s\t%s\t%.2f\t%s\t%d\t\n", r.Row, r.PerSecond, of, throughput, r.CPUPerMillion, cpu, r.PeakBytes>>20)
+		disk := ""
+		if r.DiskBytes > 0 {
+			disk = fmt.Sprint(r.DiskBytes >> 20)
+		}
+		fmt.Fprintf(w, "%s\t%.0f\t%s\t%s\t%.2f\t%s\t%d\t%s\t\n", r.Row, r.PerSecond, of, throughput, r.CPUPerMillion, cpu, r.PeakBytes>>20, disk)
 	}
 	if err := w.Flush(); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/pprof"
@@ -50,7 +51,12 @@ func consumeRows() []row {
 // ceiling is the name of the row that the others' records/s are shown as a share of.
 const ceiling = "consume"
 
-func lakeRows() []row { return []row{{name: "lake", title: "Kafka to the lake", run: lakeRow}} }
+func lakeRows() []row {
+	return []row{
+		{name: "bare-lake", title: "bare loop to Parquet files", run: bareLakeRow},
+		{name: "lake", title: "Kafka to the lake", bare: "bare-lake", run: lakeRow},
+	}
+}
 
 // measure runs one row and prints its result as JSON.
 func measure(ctx context.Context, o options, stdout io.Writer) error {
@@ -118,7 +124,7 @@ func cpuTime() time.Duration {
 func (b *bench) result(count int) result {
 	return result{
 		Seconds: b.clock.took.Seconds(), PerSecond: float64(count) / b.clock.took.Seconds(),
-		CPUPerMillion: b.clock.used.Seconds() / float64(count) * 1e6, PeakBytes: peakBytes(usage()),
+		CPUPerMillion: b.clock.used.Seconds() / float64(count) * 1e6, PeakBytes: peakBytes(usage()), DiskBytes: b.disk,
 	}
 }
 
@@ -244,7 +250,27 @@ func lakeRow(ctx context.Context, b *bench, count int) error {
 		return err
 	}
 	n := newTally(count)
-	return b.sink(ctx, "lake", countedLake{sink, n}, n, sink.Run, count)
+	if err := b.sink(ctx, "lake", countedLake{sink, n}, n, sink.Run, count); err != nil {
+		return err
+	}
+	b.disk, err = sizeOf(cfg.Table.Warehouse)
+	return err
+}
+
+// sizeOf sums up the files under a folder.
+func sizeOf(folder string) (size int64, err error) {
+	err = filepath.WalkDir(folder, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		size += info.Size()
+		return nil
+	})
+	return size, err
 }
 
 func apply(ctx context.Context, p provision.Planner) error {

@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
-	"slices"
 
 	iceio "github.com/apache/iceberg-go/io"
+
+	"github.com/millrace/millrace/pkg/codec"
 )
 
 // RowID says which record a row is of, within its topic.
@@ -39,70 +40,92 @@ func recovered(err *error) {
 	}
 }
 
-// guarded runs what writes rows. After a panic it finds out which of the rows, of those that are held and of more, are to
-// blame. The writer is only good for Discard then.
-func (w *Writer) guarded(more []row, write func() error) (err error) {
+// guarded runs what writes rows. After a panic it finds out which of the rows, of those that are held and of those of
+// records that come to them, are to blame. The writer is only good for Discard then.
+func (w *Writer) guarded(records []codec.Record, p *plan, write func() error) (err error) {
 	defer func() {
 		if e, ok := err.(*PanicError); ok { //nolint:errorlint // from just below
-			rows := slices.Clone(more)
-			for _, part := range w.open {
-				rows = append(rows, part.rows...)
-			}
-			e.Rows = map[RowID]*PanicError{}
-			w.blame(rows, e.Rows)
-			if len(e.Rows) > mostAlike && len(e.Rows) == len(distinct(rows)) {
-				clear(e.Rows)
-			}
+			e.Rows = w.toBlame(records, p)
 		}
 	}()
 	defer recovered(&err)
 	return write()
 }
 
-func distinct(rows []row) map[RowID]bool {
-	ids := make(map[RowID]bool, len(rows))
-	for i := range rows {
-		ids[rows[i].id()] = true
+// toBlame finds the rows that panic, and none where it is all of them.
+func (w *Writer) toBlame(records []codec.Record, p *plan) map[RowID]*PanicError {
+	found, all := map[RowID]*PanicError{}, map[RowID]bool{}
+	coming := newRowBuffer(w.layout)
+	for i := range records {
+		src := records[i].Source
+		id := RowID{src.Partition, src.Offset}
+		all[id] = true
+		if e := alone(func() *PanicError { return w.tryHolding(coming, &records[i], p) }); e != nil {
+			found[id] = e
+		}
 	}
-	return ids
+	w.blame(coming, found)
+	for _, part := range w.open {
+		for _, r := range part.rows.refs {
+			all[r.id()] = true
+		}
+		w.blame(part.rows, found)
+	}
+	if len(found) > mostAlike && len(found) == len(all) {
+		clear(found)
+	}
+	return found
 }
 
-func (r *row) id() RowID { return RowID{r.rec.Source.Partition, r.rec.Source.Offset} }
+func (r rowRef) id() RowID { return RowID{r.partition, r.offset} }
 
-// blame finds the rows that panic, by halves.
-func (w *Writer) blame(rows []row, found map[RowID]*PanicError) {
-	if len(rows) == 0 {
-		return
+// alone tries something three times: what passes once is not to blame.
+func alone(try func() *PanicError) (e *PanicError) {
+	for range aloneTries {
+		if e = try(); e == nil {
+			return nil
+		}
 	}
-	e := w.try(rows)
-	switch {
-	case e == nil:
-		return
-	case len(rows) > 1:
-		w.blame(rows[:len(rows)/2], found)
-		w.blame(rows[len(rows)/2:], found)
-		return
-	}
-	for range aloneTries - 1 {
+	return e
+}
+
+// tryHolding puts a record's row to others.
+func (w *Writer) tryHolding(rows *rowBuffer, r *codec.Record, p *plan) *PanicError {
+	err := func() (err error) {
+		defer recovered(&err)
+		w.parts.of(r.TimeMicros())
+		_, err = rows.add(r, p)
+		return err
+	}()
+	e, _ := err.(*PanicError) //nolint:errorlint // from just above
+	return e
+}
+
+// blame finds the rows that panic when they are written, by halves.
+func (w *Writer) blame(rows *rowBuffer, found map[RowID]*PanicError) {
+	switch n := len(rows.refs); n {
+	case 0:
+	case 1:
+		if e := alone(func() *PanicError { return w.try(rows) }); e != nil {
+			found[rows.refs[0].id()] = e
+		}
+	default:
 		if w.try(rows) == nil {
 			return
 		}
+		for _, half := range [][]rowRef{rows.refs[:n/2], rows.refs[n/2:]} {
+			w.blame(&rowBuffer{layout: rows.layout, blocks: rows.blocks, refs: half}, found)
+		}
 	}
-	found[rows[0].id()] = e
 }
 
 // try writes rows as they would be written, but to nowhere. Only a panic counts: there is no disk that could be full.
-func (w *Writer) try(rows []row) *PanicError {
+func (w *Writer) try(rows *rowBuffer) *PanicError {
 	err := func() (err error) {
 		defer recovered(&err)
 		f, err := newFileWriter(nowhere{}, "nowhere", w.layout, w.sorted)
 		if err != nil {
 			return err
-		}
-		for i := range rows {
-			w.parts.of(rows[i].rec.TimeMicros())
-			memory(&rows[i].rec)
-			compareRows(&rows[i], &rows[i]) // alone it is held against no other
 		}
 		if err := f.writeGroup(rows); err != nil {
 			return err

@@ -5,10 +5,8 @@ import (
 	"fmt"
 
 	"github.com/apache/iceberg-go"
-	"github.com/google/uuid"
 	"github.com/parquet-go/parquet-go"
 
-	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/schema"
 )
 
@@ -145,13 +143,12 @@ func parquetNode(f iceberg.NestedField) (parquet.Node, schema.Kind, error) {
 type plan struct {
 	typ  *schema.Type
 	from []int // by column: a position in the values, or one of the from constants
-	sort []int // positions to sort by
 }
 
 // newPlan matches columns with a type's fields by name and by alias, in both directions: renamed holds what a column
 // was called before, so that records of an older version land in the renamed column.
 func newPlan(l *layout, t *schema.Type, renamed map[string][]string) (*plan, error) {
-	p := &plan{typ: t, from: make([]int, len(l.columns)), sort: t.Lake.Sort}
+	p := &plan{typ: t, from: make([]int, len(l.columns))}
 	used := map[int]bool{}
 	for i, c := range l.columns {
 		switch c.name {
@@ -208,69 +205,4 @@ func fits(f schema.Field, c column) error {
 		return fmt.Errorf("%w that may be null: %s", errNoColumn, f.Name)
 	}
 	return nil
-}
-
-// value gives one column's value of a record. Bytes that the record does not hold itself are put in scratch.
-func value(r *codec.Record, from int, kind schema.Kind, scratch *scratch) (parquet.Value, error) {
-	switch from {
-	case fromNothing:
-		return parquet.NullValue(), nil
-	case fromTopic:
-		return parquet.ByteArrayValue(scratch.topicBytes(r.Source.Topic)), nil
-	case fromPartition:
-		return parquet.Int32Value(r.Source.Partition), nil
-	case fromOffset:
-		return parquet.Int64Value(r.Source.Offset), nil
-	case fromAppendTime:
-		return parquet.Int64Value(r.Source.Timestamp.UnixMicro()), nil
-	}
-	v := r.Values[from]
-	if v.IsNull() {
-		return parquet.NullValue(), nil
-	}
-	switch kind {
-	case schema.Bool:
-		return parquet.BooleanValue(v.Bool()), nil
-	case schema.Int:
-		return parquet.Int32Value(int32(v.Long())), nil //nolint:gosec // an Avro int has 32 bits
-	case schema.Long, schema.Timestamp:
-		return parquet.Int64Value(v.Long()), nil
-	case schema.Float:
-		return parquet.FloatValue(float32(v.Double())), nil
-	case schema.Double:
-		return parquet.DoubleValue(v.Double()), nil
-	case schema.UUID:
-		id, err := uuid.ParseBytes(v.Bytes())
-		if err != nil {
-			return parquet.Value{}, fmt.Errorf("reading id: %w", err)
-		}
-		return parquet.FixedLenByteArrayValue(scratch.keep(id)), nil
-	default:
-		return parquet.ByteArrayValue(v.Bytes()), nil
-	}
-}
-
-// scratch holds the bytes of values until the column has copied them.
-type scratch struct {
-	ids   []byte
-	topic string
-	name  []byte
-}
-
-func (s *scratch) reset() { s.ids = s.ids[:0] }
-
-func (s *scratch) keep(id uuid.UUID) []byte {
-	if cap(s.ids)-len(s.ids) < len(id) {
-		s.ids = make([]byte, 0, chunkRows*len(id)) // the old one stays with the values that lie in it
-	}
-	n := len(s.ids)
-	s.ids = append(s.ids, id[:]...)
-	return s.ids[n:len(s.ids):len(s.ids)]
-}
-
-func (s *scratch) topicBytes(topic string) []byte {
-	if s.name == nil || s.topic != topic {
-		s.topic, s.name = topic, []byte(topic)
-	}
-	return s.name
 }

@@ -2,8 +2,6 @@ package lake
 
 import (
 	"bufio"
-	"bytes"
-	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -25,12 +23,6 @@ const (
 	maxDict    = 512 << 10 // bytes of a dictionary before the column is written plain
 )
 
-// row is one held record and how its type's fields go into the columns.
-type row struct {
-	rec  codec.Record
-	plan *plan
-}
-
 // fileWriter writes one Parquet file of one table partition, row group by row group.
 type fileWriter struct {
 	path   string
@@ -41,8 +33,7 @@ type fileWriter struct {
 	rows   int64
 	nans   map[int]int64 // by field id
 	values []parquet.Value
-	order  []int32
-	mem    scratch
+	sorter groupSorter
 	sorted *int // the sort order that the whole file is in, if any
 }
 
@@ -56,7 +47,7 @@ func newFileWriter(fs creator, path string, l *layout, sorted []string) (*fileWr
 	if err != nil {
 		return nil, fmt.Errorf("creating data file %s: %w", path, err)
 	}
-	f := &fileWriter{path: path, layout: l, out: out, nans: map[int]int64{}}
+	f := &fileWriter{path: path, layout: l, out: out, nans: map[int]int64{}, sorter: newGroupSorter(l, sorted)}
 	f.buf = bufio.NewWriterSize(out, 256<<10)
 	opts := []parquet.WriterOption{
 		l.parquet,
@@ -77,121 +68,69 @@ func newFileWriter(fs creator, path string, l *layout, sorted []string) (*fileWr
 }
 
 // writeGroup sorts rows and writes them as one row group.
-func (f *fileWriter) writeGroup(rows []row) error {
-	if len(rows) == 0 {
+func (f *fileWriter) writeGroup(b *rowBuffer) error {
+	if len(b.refs) == 0 {
 		return nil
 	}
-	f.sort(rows)
+	order := f.sorter.sort(b)
 	columns := f.w.ColumnWriters()
-	for _, lf := range f.layout.leaves {
-		if err := f.writeLeaf(columns[lf.index], lf, rows); err != nil {
-			return fmt.Errorf("writing column %s of %s: %w", f.layout.columns[lf.column].name, f.path, err)
+	// All columns of a few rows, and then of the next: these few stay in the cache.
+	for chunk := range slices.Chunk(order, chunkRows) {
+		for _, lf := range f.layout.leaves {
+			if err := f.writeChunk(columns[lf.index], lf, b, chunk); err != nil {
+				return fmt.Errorf("writing column %s of %s: %w", f.layout.columns[lf.column].name, f.path, err)
+			}
 		}
 	}
 	if err := f.w.Flush(); err != nil {
 		return fmt.Errorf("writing row group of %s: %w", f.path, err)
 	}
-	f.rows += int64(len(rows))
+	f.rows += int64(len(b.refs))
 	failpoint.Hit("lake.row_group")
 	return nil
 }
 
-// sort orders an index over the rows: by the type's sort columns, then by where they are from, so that the same rows
-// make the same file.
-func (f *fileWriter) sort(rows []row) {
-	f.order = f.order[:0]
-	for i := range rows {
-		f.order = append(f.order, int32(i))
-	}
-	slices.SortFunc(f.order, func(i, j int32) int { return compareRows(&rows[i], &rows[j]) })
-}
-
-func compareRows(a, b *row) int {
-	for k := range min(len(a.plan.sort), len(b.plan.sort)) {
-		x, y := a.plan.sort[k], b.plan.sort[k]
-		if c := compareValues(a.rec.Values[x], b.rec.Values[y], a.plan.typ.Fields[x].Kind); c != 0 {
-			return c
+// writeChunk hands some rows to a column.
+func (f *fileWriter) writeChunk(w *parquet.ColumnWriter, lf leaf, b *rowBuffer, order []sortKey) error {
+	f.values = f.values[:0]
+	for _, k := range order {
+		switch row := b.row(k.row); {
+		case lf.mapKey || lf.mapValue:
+			f.appendPairs(lf, row)
+		case f.layout.isNull(row, lf.column):
+			f.values = append(f.values, parquet.NullValue().Level(0, 0, lf.index))
+		default:
+			f.values = append(f.values, f.layout.value(row, lf.column).Level(0, lf.maxDef, lf.index))
 		}
 	}
-	if c := cmp.Compare(a.rec.Source.Partition, b.rec.Source.Partition); c != 0 {
-		return c
+	if kind := f.layout.columns[lf.column].kind; kind == schema.Float || kind == schema.Double {
+		f.countNaNs(lf)
 	}
-	return cmp.Compare(a.rec.Source.Offset, b.rec.Source.Offset)
+	_, err := w.WriteRowValues(f.values)
+	return err
 }
 
-func compareValues(a, b codec.Value, kind schema.Kind) int {
-	switch {
-	case a.IsNull() && b.IsNull():
-		return 0
-	case a.IsNull():
-		return -1
-	case b.IsNull():
-		return 1
-	}
-	switch kind {
-	case schema.Bool, schema.Int, schema.Long, schema.Timestamp:
-		return cmp.Compare(a.Long(), b.Long())
-	case schema.Float, schema.Double:
-		return cmp.Compare(a.Double(), b.Double())
-	default:
-		return bytes.Compare(a.Bytes(), b.Bytes())
-	}
-}
-
-func (f *fileWriter) writeLeaf(w *parquet.ColumnWriter, lf leaf, rows []row) error {
-	for first := 0; first < len(rows); first += chunkRows {
-		f.values = f.values[:0]
-		f.mem.reset()
-		for _, i := range f.order[first:min(first+chunkRows, len(rows))] {
-			if err := f.appendValue(lf, &rows[i]); err != nil {
-				return err
-			}
-		}
-		if _, err := w.WriteRowValues(f.values); err != nil {
-			return err
+func (f *fileWriter) countNaNs(lf leaf) {
+	for _, v := range f.values {
+		if (v.Kind() == parquet.Double && math.IsNaN(v.Double())) || (v.Kind() == parquet.Float && math.IsNaN(float64(v.Float()))) {
+			f.nans[lf.id]++
 		}
 	}
-	return nil
-}
-
-func (f *fileWriter) appendValue(lf leaf, r *row) error {
-	from := r.plan.from[lf.column]
-	if lf.mapKey || lf.mapValue {
-		f.appendPairs(lf, r, from)
-		return nil
-	}
-	kind := f.layout.columns[lf.column].kind
-	v, err := value(&r.rec, from, kind, &f.mem)
-	if err != nil {
-		return err
-	}
-	if v.IsNull() {
-		if lf.required {
-			return fmt.Errorf("%w null", errNoColumn)
-		}
-		f.values = append(f.values, v.Level(0, 0, lf.index))
-		return nil
-	}
-	if (kind == schema.Double && math.IsNaN(v.Double())) || (kind == schema.Float && math.IsNaN(float64(v.Float()))) {
-		f.nans[lf.id]++
-	}
-	f.values = append(f.values, v.Level(0, lf.maxDef, lf.index))
-	return nil
 }
 
 // appendPairs writes one side of a map: repetition level 0 opens the row, 1 goes on with it. An absent map and an
 // empty one are told apart by the definition level.
-func (f *fileWriter) appendPairs(lf leaf, r *row, from int) {
+func (f *fileWriter) appendPairs(lf leaf, row []byte) {
+	if f.layout.isNull(row, lf.column) {
+		f.values = append(f.values, parquet.NullValue().Level(0, 0, lf.index))
+		return
+	}
 	present := 1
 	if lf.required {
 		present = 0
 	}
-	if from < 0 || r.rec.Values[from].IsNull() {
-		f.values = append(f.values, parquet.NullValue().Level(0, 0, lf.index))
-		return
-	}
 	rep := 0
-	for k, v := range r.rec.Values[from].Pairs() {
+	for k, v := range codec.BytesValue(f.layout.text(row, lf.column)).Pairs() {
 		if lf.mapValue {
 			k = v
 		}

@@ -123,6 +123,12 @@ func newAdapter(o *ordering, f *parquet.File) (*adapter, error) {
 	return a, nil
 }
 
+// rowCost is what a row that is being sorted takes beside the bytes of its values.
+const (
+	rowCost   = 256
+	valueCost = 40
+)
+
 // row copies a row. cost is its memory.
 func (a *adapter) row(in parquet.Row) (out sortRow, cost int64) {
 	in.Range(func(i int, values []parquet.Value) bool {

@@ -21,12 +21,6 @@ type WriterConfig struct {
 	GroupRows int   // rows of a row group at most
 }
 
-// rowCost is what a held row takes beside its bytes: its values and the record around them.
-const (
-	rowCost   = 256
-	valueCost = 40
-)
-
 // A Writer collects rows for one commit: one file per table partition, any number of them open, under one bound of
 // memory. It is not safe for concurrent use.
 type Writer struct {
@@ -49,8 +43,7 @@ type Writer struct {
 
 // openPart is what is held for one table partition.
 type openPart struct {
-	rows []row
-	held int64
+	rows *rowBuffer
 	file *fileWriter
 }
 
@@ -87,7 +80,7 @@ func (w *Writer) Prepare(ctx context.Context, t *schema.Type) error {
 	return err
 }
 
-// Add holds records of one type. It keeps the records. After an error, among them a *PanicError, the writer is only good
+// Add holds the rows of records of one type. It does not keep the records. After an error, among them a *PanicError, the writer is only good
 // for Discard.
 func (w *Writer) Add(ctx context.Context, t *schema.Type, records []codec.Record) error {
 	l, p, err := w.table.prepare(ctx, t)
@@ -95,18 +88,14 @@ func (w *Writer) Add(ctx context.Context, t *schema.Type, records []codec.Record
 		return err
 	}
 	if l != w.layout {
-		if err := w.guarded(nil, w.finishFiles); err != nil {
+		if err := w.guarded(nil, nil, w.finishFiles); err != nil {
 			return err
 		}
 		w.layout = l
 	}
-	rows := make([]row, len(records))
-	for i := range records {
-		rows[i] = row{rec: records[i], plan: p}
-	}
-	return w.guarded(rows, func() error {
-		for i := range rows {
-			if err := w.add(rows[i]); err != nil {
+	return w.guarded(records, p, func() error {
+		for i := range records {
+			if err := w.add(&records[i], p); err != nil {
 				return err
 			}
 		}
@@ -114,18 +103,19 @@ func (w *Writer) Add(ctx context.Context, t *schema.Type, records []codec.Record
 	})
 }
 
-func (w *Writer) add(r row) error {
-	q := w.parts.of(r.rec.TimeMicros())
+func (w *Writer) add(r *codec.Record, p *plan) error {
+	q := w.parts.of(r.TimeMicros())
 	part := w.open[q]
 	if part == nil {
-		part = &openPart{}
+		part = &openPart{rows: newRowBuffer(w.layout)}
 		w.open[q] = part
 	}
-	cost := memory(&r.rec)
-	part.rows = append(part.rows, r)
-	part.held += cost
-	w.held += cost
-	if len(part.rows) >= w.cfg.GroupRows {
+	size, err := part.rows.add(r, p)
+	if err != nil {
+		return err
+	}
+	w.held += size
+	if len(part.rows.refs) >= w.cfg.GroupRows {
 		return w.spill(q, part)
 	}
 	if w.held >= w.cfg.Memory {
@@ -135,13 +125,9 @@ func (w *Writer) add(r row) error {
 	return nil
 }
 
-func memory(r *codec.Record) int64 {
-	return int64(len(r.Source.Key)+len(r.Source.Value)) + rowCost + valueCost*int64(len(r.Values))
-}
-
 func (w *Writer) largest() (q int64, most *openPart) {
 	for k, part := range w.open {
-		if most == nil || part.held > most.held || (part.held == most.held && k < q) {
+		if most == nil || part.rows.size > most.rows.size || (part.rows.size == most.rows.size && k < q) {
 			q, most = k, part
 		}
 	}
@@ -166,12 +152,11 @@ func (w *Writer) spill(q int64, part *openPart) error {
 	if err := part.file.writeGroup(part.rows); err != nil {
 		return err
 	}
-	for i := range part.rows {
-		w.spilt[part.rows[i].rec.Source.Partition] = true
+	for _, r := range part.rows.refs {
+		w.spilt[r.partition] = true
 	}
-	w.held -= part.held
-	clear(part.rows) // so that the records can be freed
-	part.rows, part.held = part.rows[:0], 0
+	w.held -= part.rows.size
+	part.rows.reset()
 	return nil
 }
 
@@ -187,7 +172,7 @@ func (w *Writer) newPath(q int64) (string, error) {
 func (w *Writer) finishFiles() error {
 	for _, q := range slices.Sorted(maps.Keys(w.open)) {
 		part := w.open[q]
-		if len(part.rows) > 0 {
+		if len(part.rows.refs) > 0 {
 			if err := w.spill(q, part); err != nil {
 				return err
 			}
@@ -219,7 +204,7 @@ func (w *Writer) finishFile(q int64, part *openPart) error {
 
 // Finish writes what is held, closes the files, makes them durable and describes them for a commit.
 func (w *Writer) Finish() ([]iceberg.DataFile, error) {
-	if err := w.guarded(nil, w.finishFiles); err != nil {
+	if err := w.guarded(nil, nil, w.finishFiles); err != nil {
 		return nil, err
 	}
 	w.stop()
@@ -233,15 +218,11 @@ func (w *Writer) Forget(partition int32) bool {
 		return false
 	}
 	for _, part := range w.open {
-		part.rows = slices.DeleteFunc(part.rows, func(r row) bool {
-			if r.rec.Source.Partition != partition {
-				return false
-			}
-			cost := memory(&r.rec)
-			part.held -= cost
-			w.held -= cost
-			return true
-		})
+		part.rows.forget(partition)
+		if len(part.rows.refs) == 0 {
+			w.held -= part.rows.size
+			part.rows.reset()
+		}
 	}
 	return true
 }
