@@ -2,6 +2,7 @@ package lake
 
 import (
 	"bufio"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
@@ -33,6 +34,7 @@ type fileWriter struct {
 	rows   int64
 	nans   map[int]int64 // by field id
 	values []parquet.Value
+	chunk  [][]byte // the rows that are being handed to the columns
 	sorter groupSorter
 	sorted *int // the sort order that the whole file is in, if any
 }
@@ -76,8 +78,12 @@ func (f *fileWriter) writeGroup(b *rowBuffer) error {
 	columns := f.w.ColumnWriters()
 	// All columns of a few rows, and then of the next: these few stay in the cache.
 	for chunk := range slices.Chunk(order, chunkRows) {
+		f.chunk = f.chunk[:0]
+		for _, k := range chunk {
+			f.chunk = append(f.chunk, b.row(k.row))
+		}
 		for _, lf := range f.layout.leaves {
-			if err := f.writeChunk(columns[lf.index], lf, b, chunk); err != nil {
+			if err := f.writeChunk(columns[lf.index], lf); err != nil {
 				return fmt.Errorf("writing column %s of %s: %w", f.layout.columns[lf.column].name, f.path, err)
 			}
 		}
@@ -90,20 +96,35 @@ func (f *fileWriter) writeGroup(b *rowBuffer) error {
 	return nil
 }
 
-// writeChunk hands some rows to a column.
-func (f *fileWriter) writeChunk(w *parquet.ColumnWriter, lf leaf, b *rowBuffer, order []sortKey) error {
+// writeChunk hands a column of f.chunk on.
+func (f *fileWriter) writeChunk(w *parquet.ColumnWriter, lf leaf) error {
 	f.values = f.values[:0]
-	for _, k := range order {
-		switch row := b.row(k.row); {
-		case lf.mapKey || lf.mapValue:
+	l, null := f.layout, parquet.NullValue().Level(0, 0, lf.index)
+	kind := l.columns[lf.column].kind
+	bit, mask, cell := lf.column/8, byte(1)<<(lf.column%8), l.nullBytes()+cellBytes*lf.column
+	switch {
+	case lf.mapKey || lf.mapValue:
+		for _, row := range f.chunk {
 			f.appendPairs(lf, row)
-		case f.layout.isNull(row, lf.column):
-			f.values = append(f.values, parquet.NullValue().Level(0, 0, lf.index))
-		default:
-			f.values = append(f.values, f.layout.value(row, lf.column).Level(0, lf.maxDef, lf.index))
+		}
+	case kind == schema.String || kind == schema.Bytes: // the columns that there are most of
+		for _, row := range f.chunk {
+			if row[bit]&mask != 0 {
+				f.values = append(f.values, null)
+				continue
+			}
+			f.values = append(f.values, parquet.ByteArrayValue(textAt(row, binary.LittleEndian.Uint64(row[cell:]))).Level(0, lf.maxDef, lf.index))
+		}
+	default:
+		for _, row := range f.chunk {
+			if row[bit]&mask != 0 {
+				f.values = append(f.values, null)
+				continue
+			}
+			f.values = append(f.values, l.value(row, lf.column).Level(0, lf.maxDef, lf.index))
 		}
 	}
-	if kind := f.layout.columns[lf.column].kind; kind == schema.Float || kind == schema.Double {
+	if kind == schema.Float || kind == schema.Double {
 		f.countNaNs(lf)
 	}
 	_, err := w.WriteRowValues(f.values)

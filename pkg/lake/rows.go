@@ -151,9 +151,10 @@ func (l *layout) number(row []byte, column int) uint64 {
 }
 
 // text gives the bytes of a column that holds some. They are good as long as the buffer.
-func (l *layout) text(row []byte, column int) []byte {
-	place := l.number(row, column)
-	at, n := int(place>>32), int(place&math.MaxUint32) //nolint:gosec // both within a row
+func (l *layout) text(row []byte, column int) []byte { return textAt(row, l.number(row, column)) }
+
+func textAt(row []byte, place uint64) []byte {
+	at, n := place>>32, place&math.MaxUint32
 	return row[at : at+n : at+n]
 }
 

@@ -134,6 +134,7 @@ type delivery struct {
 	failed    time.Time // the first time
 	histories []history // of its records, while it is written in parts
 	split     bool      // it is written in parts
+	times     []int64   // event times of what a Keeper has, in microseconds
 }
 
 func (d *delivery) accept() {
@@ -213,7 +214,7 @@ func (d *delivery) conclude(ctx context.Context, err error) {
 	switch {
 	case err == nil:
 		d.resolve(nil)
-	case errors.As(err, &partial):
+	case errors.As(err, &partial) && d.c.keeper == nil:
 		if d.c.bury(ctx, d.refused(partial)) == nil {
 			d.resolve(partial)
 		}
@@ -252,15 +253,19 @@ func (d *delivery) attempt(ctx context.Context, b Batch) error {
 	result := make(chan error, 1)
 	var called atomic.Bool
 	b.source = d
-	begun := time.Now()
-	err := d.call(attempt, b, func(err error) {
+	begun, next := time.Now(), b.Next
+	if d.c.keeper != nil {
+		d.times = timesOf(b.Records)
+	}
+	err := d.call(attempt, b, func(err error) { // it outlives a Keeper's batch, and must not keep that
+
 		if !called.CompareAndSwap(false, true) {
 			d.c.tel.Log.Error("the sink called done twice", "topic", d.key.Topic, "partition", d.key.Partition)
 			return
 		}
 		if err == nil {
 			failpoint.Hit(d.c.acked)
-			d.late(b)
+			d.late(next)
 		}
 		if d.c.keeper != nil {
 			d.kept(ctx, err)
@@ -318,7 +323,7 @@ func (d *delivery) throttled(err error) {
 
 // late counts an acknowledgement that comes when its partition has been given up: it is void, unless that it counts all
 // the same is a defect that was built in.
-func (d *delivery) late(b Batch) {
+func (d *delivery) late(next int64) {
 	d.c.mu.Lock()
 	valid := d.c.ledger.Valid(d.batch.claim)
 	d.c.mu.Unlock()
@@ -328,7 +333,7 @@ func (d *delivery) late(b Batch) {
 	d.c.metrics.late.Inc()
 	if failpoint.Broken == failpoint.LateMark {
 		d.c.client.CommitOffsets(context.Background(), map[string]map[int32]kgo.EpochOffset{
-			d.key.Topic: {d.key.Partition: {Epoch: -1, Offset: b.Next}},
+			d.key.Topic: {d.key.Partition: {Epoch: -1, Offset: next}},
 		}, nil)
 	}
 }
@@ -344,8 +349,19 @@ func (d *delivery) call(ctx context.Context, b Batch, done func(error)) (err err
 	return d.c.sink.Write(ctx, b, done)
 }
 
-// handedOver gives a Keeper's batch out of the runtime's budget: its bytes are the Keeper's from here.
+// timesOf gives the records' event times.
+func timesOf(records []codec.Record) []int64 {
+	times := make([]int64, len(records))
+	for i := range records {
+		times[i] = records[i].TimeMicros()
+	}
+	return times
+}
+
+// handedOver gives a Keeper's batch out of the runtime's budget: its bytes are the Keeper's from here, and its records are
+// not kept from being freed until the commit.
 func (d *delivery) handedOver() {
+	d.batch.Records = nil
 	d.c.budget.release(d.part, d.batch.held)
 	d.c.mu.Lock()
 	d.progress = time.Now()
@@ -385,12 +401,16 @@ func (d *delivery) resolve(partial *PartialError) {
 	now := time.Now().UnixMicro()
 	applied := c.metrics.applied.WithLabelValues(b.Topic)
 	latency := c.metrics.latency.WithLabelValues(b.Topic)
-	for i := range b.Records {
+	times := d.times
+	if c.keeper == nil {
+		times = timesOf(b.Records)
+	}
+	for i, at := range times {
 		if partial != nil && partial.Failed[i] != nil {
 			continue
 		}
 		applied.Inc()
-		latency.Observe(float64(max(0, now-b.Records[i].TimeMicros())) / 1e6)
+		latency.Observe(float64(max(0, now-at)) / 1e6)
 	}
 }
 

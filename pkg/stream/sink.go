@@ -35,9 +35,9 @@ type Sink interface {
 // Once Write returned, the batch is the Keeper's: its bytes no longer count against the runtime's memory (they would
 // never come back before the next commit, and the runtime would stop for want of memory), so a Keeper bounds what it
 // holds itself, by not returning from Write. A Keeper sees every batch, also those without records, in offset order and
-// without gaps: First of one is Next of the one before. If done gets an error other than a *PartialError, the whole
-// partition starts again from Assigned, as with ErrReseek. A *PartialError that Write itself returns names records that it
-// cannot take: when they are dead letters the batch comes again without them.
+// without gaps: First of one is Next of the one before. If done gets an error, the whole partition starts again from
+// Assigned, as with ErrReseek. A *PartialError that Write itself returns names records that it cannot take: when they are
+// dead letters the batch comes again without them.
 type Keeper interface {
 	// Assigned gives the offset to start each partition from, read from the destination. A partition that the
 	// destination does not know is left out of the map and starts at the log's start. It is called again for a
