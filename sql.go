@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/millrace/millrace/pkg/config"
 	"github.com/millrace/millrace/pkg/lake"
 	"github.com/millrace/millrace/pkg/lakesql"
 )
@@ -27,13 +28,13 @@ type sqlCmd struct {
 // Help is the long text of --help.
 func (sqlCmd) Help() string {
 	return `A view per data type, named as the type, over the rows that are committed now, or were at --as-of. DuckDB runs inside this
-process; it can read the lake, where its tables are on a local disk,
-and nothing else, and write nothing. The views of the types that sql.deduplicate names (usage;
-in dev mode all) show each event once; others show a row per Kafka record, so that an event published twice is two rows until
-compaction. Conditions on time, on offsets and on words choose the files that are opened.
+process; it can read the lake and nothing else, and write nothing; files on an object store come into sql.cache first. The views
+of the types that sql.deduplicate names (usage; in dev mode all) show each event once; others show a row per Kafka record, so
+that an event published twice is two rows until compaction. Conditions on time, on offsets and on words choose the files that
+are opened.
 
-To standard error goes, for each table that was read, up to when it is complete (valid through), its snapshot, and how many
-of its files were opened.
+To standard error goes, for each table that was read, up to when it is complete (valid through), its snapshot, how many
+of its files were opened, and how much of them was fetched from an object store.
 
 Example: millrace sql --format csv "select service, count(*) from log where time > now() - interval 1 hour group by all"`
 }
@@ -87,5 +88,9 @@ func readLine(r lakesql.Read) string {
 	if r.Of > 0 {
 		of = fmt.Sprintf(" of %d", r.Of)
 	}
-	return fmt.Sprintf("%s: %s; snapshot %d of %s; %d%s files opened", r.Type, through, r.Snapshot, r.Committed.Format(time.RFC3339Nano), r.Files, of)
+	fetched := ""
+	if r.Bytes > 0 {
+		fetched = fmt.Sprintf(", %s of %s fetched", config.Bytes(r.Fetched).Rounded(), config.Bytes(r.Bytes).Rounded())
+	}
+	return fmt.Sprintf("%s: %s; snapshot %d of %s; %d%s files opened%s", r.Type, through, r.Snapshot, r.Committed.Format(time.RFC3339Nano), r.Files, of, fetched)
 }

@@ -171,7 +171,7 @@ func (p *place) count(statement string) int {
 
 // TestSparkAgreesOnServers: Spark's report of the lake, and its counts of a topic, are row for row what `millrace sql` says.
 // Then Spark rewrites the files and expires the snapshots of a table that the lake's consumer writes to: nothing is lost or
-// doubled, and pyiceberg, DuckDB's own Python and we read the same.
+// doubled, and pyiceberg, DuckDB's own Python and we read the same. A row that it marks as deleted is never shown.
 func TestSparkAgreesOnServers(t *testing.T) {
 	p, ok := newPlace(t)
 	if !ok {
@@ -225,6 +225,37 @@ func TestSparkAgreesOnServers(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a row that Spark marks as deleted", func(t *testing.T) { p.on(t).refuses(t) })
+}
+
+// refuses has a row that Spark deletes by merge-on-read: what needs its file is refused, with what to do, and once Spark has
+// done that, the row is gone and the others are there.
+func (p *place) refuses(t *testing.T) {
+	before, id := p.count("select count(*) from log"), strings.Fields(p.sql("select min(id) as id from log"))[1]
+	if out := p.spark("delete_rows.py", "--table", "log", "--where", "id = '"+id+"'"); !strings.Contains(out, "marks=1\n") {
+		t.Fatalf("Spark marked nothing: %s", out)
+	}
+	for _, args := range [][]string{{"sql", "--config", p.config, "select count(*) from log"}, {"lake", "verify", "--config", p.config, "log"}} {
+		out, err := exec.CommandContext(t.Context(), p.bin, args...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "rows are marked as deleted in a file that is not read here") || !strings.Contains(string(out), "rewrite_data_files") {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
+	if out := p.spark("delete_rows.py", "--table", "log", "--rewrite"); !regexp.MustCompile(`rewritten=[1-9]`).MatchString(out) {
+		t.Errorf("Spark has not rewritten the file: %s", out)
+	}
+	if got := p.count("select count(*) from log"); got != before-1 {
+		t.Errorf("%d rows, want %d", got, before-1)
+	}
+	if got := p.count("select count(*) from log where id = '" + id + "'"); got != 0 {
+		t.Error("the row is back")
+	}
+	out, err := exec.CommandContext(t.Context(), p.bin, "lake", "verify", "--config", p.config, "log").CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		t.Errorf("verify does not miss the row: %v\n%s", err, out)
+	}
+	t.Logf("%s", out)
 }
 
 // agree has the readers of others read a table.

@@ -157,3 +157,11 @@ func TestBytesRoundTrip(t *testing.T) {
 		}
 	}
 }
+
+func TestBytesAreRoundedForAPerson(t *testing.T) {
+	for b, want := range map[config.Bytes]string{0: "0B", 1023: "1023B", 1536: "1.5KiB", 10 << 30: "10.0GiB", 1<<30 + 1<<29: "1.5GiB"} {
+		if got := b.Rounded(); got != want {
+			t.Errorf("%d: %s, want %s", b, got, want)
+		}
+	}
+}

@@ -66,3 +66,13 @@ func (b Bytes) String() string {
 	}
 	return strconv.FormatInt(int64(b), 10)
 }
+
+// Rounded writes a size for a person: 1.5GiB.
+func (b Bytes) Rounded() string {
+	for _, u := range units {
+		if int64(b) >= u.size && u.size > 1 {
+			return strconv.FormatFloat(float64(b)/float64(u.size), 'f', 1, 64) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(b), 10) + "B"
+}

@@ -149,8 +149,8 @@ func liveFiles(ctx context.Context, ice *table.Table) ([]iceberg.DataFile, error
 	}
 	byPath := map[string]iceberg.DataFile{}
 	for _, task := range tasks {
-		if len(task.DeleteFiles) > 0 || len(task.EqualityDeleteFiles) > 0 || len(task.DeletionVectorFiles) > 0 {
-			return nil, fmt.Errorf("listing files: %w: %s", ErrDeletes, task.File.FilePath())
+		if err := undeleted(task); err != nil {
+			return nil, fmt.Errorf("listing files: %w", err)
 		}
 		byPath[task.File.FilePath()] = task.File
 	}

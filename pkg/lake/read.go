@@ -13,8 +13,9 @@ import (
 	"github.com/apache/iceberg-go/table"
 )
 
-// ErrDeletes says that another engine has marked rows as deleted in a way that is not read here.
-var ErrDeletes = errors.New("the table holds delete files, which are not read")
+// ErrDeletes says that another engine has marked rows as deleted, in files beside those that hold them, and what to do.
+var ErrDeletes = errors.New("rows are marked as deleted in a file that is not read here: rewrite the table with the engine that did it, " +
+	"as Spark's CALL system.rewrite_data_files with the option delete-file-threshold 1, and set its write.delete.mode, write.update.mode and write.merge.mode to copy-on-write")
 
 // ErrNoState says that a table has no state of the time or the snapshot that was asked for.
 var ErrNoState = errors.New("there is no such state")
@@ -141,9 +142,9 @@ func (s *State) Folder() string {
 	return strings.TrimSuffix(s.ice.Location(), "/") + "/data"
 }
 
-// Files lists the data files that can hold rows for which filter is true; nil lists all of them. Names in filter are
-// those of Columns.
-func (s *State) Files(ctx context.Context, filter iceberg.BooleanExpression) ([]string, error) {
+// Files lists the data files that can hold rows for which filter is true, by location; nil lists all of them. Names in
+// filter are those of Columns. ErrDeletes where one has rows that are marked as deleted.
+func (s *State) Files(ctx context.Context, filter iceberg.BooleanExpression) ([]File, error) {
 	if s.snapshot == nil {
 		return nil, nil
 	}
@@ -151,17 +152,26 @@ func (s *State) Files(ctx context.Context, filter iceberg.BooleanExpression) ([]
 	if s.past {
 		options = append(options, table.WithSnapshotID(s.snapshot.SnapshotID))
 	}
-	tasks, err := s.ice.Scan(options...).PlanFiles(ctx)
+	tasks, err := s.bounded().Scan(options...).PlanFiles(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("listing files of table %s: %w", s.name, err)
 	}
-	var paths []string
+	var files []File
 	for _, task := range tasks {
-		if len(task.DeleteFiles) > 0 || len(task.EqualityDeleteFiles) > 0 || len(task.DeletionVectorFiles) > 0 {
-			return nil, fmt.Errorf("listing files of table %s: %w: %s", s.name, ErrDeletes, task.File.FilePath())
+		if err := undeleted(task); err != nil {
+			return nil, fmt.Errorf("listing files of table %s: %w", s.name, err)
 		}
-		paths = append(paths, task.File.FilePath())
+		files = append(files, File{task.File.FilePath(), task.File.FileSizeBytes()})
 	}
-	slices.Sort(paths)
-	return slices.Compact(paths), nil
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Location, b.Location) })
+	return slices.CompactFunc(files, func(a, b File) bool { return a.Location == b.Location }), nil
+}
+
+// undeleted is ErrDeletes for a data file that has rows which are marked as deleted.
+func undeleted(task table.FileScanTask) error {
+	deletes := slices.Concat(task.DeleteFiles, task.EqualityDeleteFiles, task.DeletionVectorFiles)
+	if len(deletes) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w (%s deletes rows of %s)", ErrDeletes, deletes[0].FilePath(), task.File.FilePath())
 }

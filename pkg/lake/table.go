@@ -110,13 +110,18 @@ type Column struct {
 	Required bool
 }
 
-// Files lists the data files of the current snapshot.
+// Files lists the locations of the current snapshot's data files.
 func (t *Table) Files(ctx context.Context) ([]string, error) {
 	s, err := t.At(AsOf{})
 	if err != nil {
 		return nil, err
 	}
-	return s.Files(ctx, nil)
+	files, err := s.Files(ctx, nil)
+	var locations []string
+	for _, f := range files {
+		locations = append(locations, f.Location)
+	}
+	return locations, err
 }
 
 // prepare gives the layout to write by and the plan for one type's records, evolving the table where it is older.

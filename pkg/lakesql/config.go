@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/pkg/config"
+	"github.com/millrace/millrace/pkg/diskcache"
 )
 
 // All stands for every type in Config.Deduplicate.
@@ -21,11 +22,13 @@ type Config struct {
 	// of the rows that its conditions on time leave, and their memory; other conditions apply after it. Measurements are
 	// in docs/decisions.md.
 	Deduplicate []string `yaml:"deduplicate"`
+	// Cache keeps the data files that queries have read of an object store. Its size bounds those of one query, too.
+	Cache diskcache.Config `yaml:"cache"`
 }
 
 // Default allows for reports over tens of millions of rows. Bills are made from usage, so it counts each event once.
 func Default() Config {
-	return Config{Memory: 2 << 30, Threads: 4, Timeout: 5 * time.Minute, Deduplicate: []string{"usage"}}
+	return Config{Memory: 2 << 30, Threads: 4, Timeout: 5 * time.Minute, Deduplicate: []string{"usage"}, Cache: diskcache.Default()}
 }
 
 // Validate reports every mistake at once.
@@ -39,6 +42,9 @@ func (c Config) Validate() error {
 	}
 	if c.Timeout <= 0 {
 		errs = append(errs, errors.New("sql.timeout is not positive: say how long a query may take, as 5m"))
+	}
+	if c.Cache.Size < 1<<20 {
+		errs = append(errs, fmt.Errorf("sql.cache.size is %v: at least 1MiB", c.Cache.Size))
 	}
 	return errors.Join(errs...)
 }

@@ -3,7 +3,7 @@
 //
 // Each statement has a database of its own, in memory. It can read the data files of the lake's tables and nothing else,
 // and write nowhere; only SELECT and EXPLAIN run. What a statement asks for is taken from DuckDB's own plan, and chooses
-// the files.
+// the files. DuckDB reads files on this machine's disk: those on an object store come there first, into a cache.
 package lakesql
 
 import (
@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/pkg/diskcache"
 	"github.com/millrace/millrace/pkg/lake"
 	"github.com/millrace/millrace/pkg/schema"
 )
@@ -21,6 +22,7 @@ import (
 // DB is the lake at one moment, or at an earlier one. Its methods may be called from several goroutines.
 type DB struct {
 	cfg   Config
+	cache *diskcache.Cache
 	views []view
 }
 
@@ -53,7 +55,7 @@ func Open(ctx context.Context, cfg Config, l *lake.Lake, types []*schema.Type, a
 	if err != nil {
 		return nil, err
 	}
-	d := &DB{cfg: cfg}
+	d := &DB{cfg: cfg, cache: diskcache.New(cfg.Cache)}
 	for i, t := range types {
 		v := view{name: t.Name, state: states[i].state, err: states[i].err}
 		v.deduplicate = slices.Contains(cfg.Deduplicate, t.Name) || slices.Contains(cfg.Deduplicate, All)
@@ -133,6 +135,8 @@ type Read struct {
 	ValidThrough time.Time `json:"valid_through,omitzero"` // what was appended to the topic until then is there; zero: not known
 	Files        int       `json:"files"`                  // that can hold what was asked for,
 	Of           int       `json:"of,omitempty"`           // out of these; 0: not known
+	Bytes        int64     `json:"bytes,omitempty"`        // of those files; where they are on an object store:
+	Fetched      int64     `json:"fetched,omitempty"`      // of these, what was not in sql.cache
 }
 
 // source is the FROM of a view over chosen files.

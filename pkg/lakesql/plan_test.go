@@ -189,13 +189,13 @@ func TestNoFileWithAMatchIsLeftOut(t *testing.T) {
 	d.views[0].deduplicate = false
 	answer := everything(t, d)
 	state := d.views[0].state
-	paths, err := state.Files(t.Context(), nil)
+	all, err := state.Files(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	numbers := map[string]string{} // of the files, by path: each has eight offsets
-	for _, path := range paths {
-		path = strings.TrimPrefix(path, fileScheme)
+	for _, f := range all {
+		path, _ := f.Local()
 		numbers[path] = strings.TrimPrefix(answer("select min(_offset) // 8 as n from read_parquet("+literal(path)+")"), "n\n")
 	}
 	planner, err := d.begin(t.Context(), nil)
@@ -212,7 +212,8 @@ func TestNoFileWithAMatchIsLeftOut(t *testing.T) {
 			}
 			chosen := map[string]bool{}
 			for _, f := range files {
-				chosen[numbers[strings.TrimPrefix(f, fileScheme)]] = true
+				path, _ := f.Local()
+				chosen[numbers[path]] = true
 			}
 			found := answer("select distinct _offset // 8 as n from everything where " + where)
 			for line := range strings.Lines(strings.TrimPrefix(found, "n\n")) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/duckdb/duckdb-go/v2"
 
+	"github.com/millrace/millrace/pkg/diskcache"
 	"github.com/millrace/millrace/pkg/lake"
 	"github.com/millrace/millrace/pkg/schema"
 	"github.com/millrace/millrace/pkg/serve"
@@ -49,7 +50,7 @@ func (s *Service) SQL(ctx context.Context, q serve.SQLQuery, w io.Writer) (trunc
 
 // callers says that an error is one of what was asked, not of what was to answer it.
 func callers(err error) bool {
-	if errors.Is(err, ErrRefused) || errors.Is(err, lake.ErrNoState) || errors.Is(err, ErrCut) {
+	if errors.Is(err, ErrRefused) || errors.Is(err, lake.ErrNoState) || errors.Is(err, ErrCut) || errors.Is(err, diskcache.ErrTooLarge) {
 		return true
 	}
 	var duck *duckdb.Error

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/duckdb/duckdb-go/v2"
+
+	"github.com/millrace/millrace/pkg/diskcache"
+	"github.com/millrace/millrace/pkg/lake"
 )
 
 // session is the database of one statement. All of it is one transaction: now() is the same when the statement is
@@ -20,13 +23,14 @@ type session struct {
 	connector *duckdb.Connector
 	db        *sql.DB
 	conn      *sql.Conn
+	remote    *diskcache.Session // the files of object stores; nil: all tables are on a local disk
 }
 
 // stubs is the schema of empty tables with the types' columns, over which statements are planned.
 const stubs = "_stubs"
 
 // begin opens a database that is closed to the outside, with views over nothing. It may read where the tables' data files
-// are, and read and write further folders.
+// are, those of object stores in a folder of its own, and read and write further folders.
 func (d *DB) begin(ctx context.Context, folders []string) (*session, error) {
 	connector, err := duckdb.NewConnector("", nil)
 	if err != nil {
@@ -36,19 +40,45 @@ func (d *DB) begin(ctx context.Context, folders []string) (*session, error) {
 	if s.conn, err = s.db.Conn(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("connecting to DuckDB: %w", err), s.end())
 	}
-	if err := s.prepare(ctx, folders); err != nil {
+	readable, remote := d.folders()
+	if remote {
+		if s.remote, err = d.cache.Begin(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("beginning with sql.cache: %w", err), s.end())
+		}
+		readable = append(readable, s.remote.Dir())
+	}
+	if err := s.prepare(ctx, append(readable, folders...)); err != nil {
 		return nil, errors.Join(err, s.end())
 	}
 	return s, nil
 }
 
-// end closes the database.
+// folders gives those on this machine's disk that tables have their data files in, and whether others are elsewhere.
+func (d *DB) folders() (local []string, remote bool) {
+	for _, v := range d.views {
+		if v.state == nil {
+			continue
+		}
+		if path, ok := (lake.File{Location: v.state.Folder()}).Local(); ok {
+			local = append(local, path)
+		} else {
+			remote = true
+		}
+	}
+	return local, remote
+}
+
+// end closes the database, and gives the files of object stores back.
 func (s *session) end() error {
 	var errs []error
 	if s.conn != nil {
 		errs = append(errs, s.conn.Close())
 	}
-	return errors.Join(append(errs, s.db.Close(), s.connector.Close())...)
+	errs = append(errs, s.db.Close(), s.connector.Close())
+	if s.remote != nil {
+		errs = append(errs, s.remote.End())
+	}
+	return errors.Join(errs...)
 }
 
 func (s *session) exec(ctx context.Context, doing string, statements ...string) error {
@@ -60,15 +90,9 @@ func (s *session) exec(ctx context.Context, doing string, statements ...string) 
 	return nil
 }
 
-func (s *session) prepare(ctx context.Context, further []string) error {
-	var folders []string
-	for _, f := range further {
-		folders = append(folders, literal(f))
-	}
-	for _, v := range s.views {
-		if v.state != nil {
-			folders = append(folders, literal(strings.TrimPrefix(v.state.Folder(), fileScheme)))
-		}
+func (s *session) prepare(ctx context.Context, folders []string) error {
+	for i, f := range folders {
+		folders[i] = literal(f)
 	}
 	slices.Sort(folders)
 	err := s.exec(ctx, "closing DuckDB to the outside",
@@ -128,18 +152,27 @@ func (s *session) set(ctx context.Context, variables map[string]any) error {
 // show puts the chosen files under the views, takes the stubs away and locks what is set.
 func (s *session) show(ctx context.Context, statement string) ([]Read, error) {
 	chosen := s.choose(ctx, statement)
-	var reads []Read
+	var reads []*reading
+	byView := map[string]*reading{}
 	for _, v := range s.views {
-		c, used := chosen[v.name]
-		var files []string
-		if used {
-			read, paths, err := s.read(ctx, v, c)
+		if c, used := chosen[v.name]; used {
+			r, err := list(ctx, v, c)
 			if err != nil {
 				return nil, err
 			}
-			reads, files = append(reads, read), paths
+			reads, byView[v.name] = append(reads, r), r
 		}
-		from, err := v.source(files)
+	}
+	// All of them before the first byte is fetched: what a statement needs has to fit.
+	if err := s.fetch(ctx, reads); err != nil {
+		return nil, err
+	}
+	for _, v := range s.views {
+		var paths []string
+		if r := byView[v.name]; r != nil {
+			paths = r.paths
+		}
+		from, err := v.source(paths)
 		if err != nil {
 			return nil, err
 		}
@@ -147,39 +180,34 @@ func (s *session) show(ctx context.Context, statement string) ([]Read, error) {
 			return nil, err
 		}
 	}
-	return reads, s.exec(ctx, "locking DuckDB", "DROP SCHEMA "+stubs+" CASCADE", "SET disabled_optimizers = ''", "SET lock_configuration = true")
+	out := make([]Read, len(reads))
+	for i, r := range reads {
+		out[i] = r.Read
+	}
+	return out, s.exec(ctx, "locking DuckDB", "DROP SCHEMA "+stubs+" CASCADE", "SET disabled_optimizers = ''", "SET lock_configuration = true")
 }
 
-// read lists the files of a view that a statement needs.
-func (s *session) read(ctx context.Context, v view, c choice) (Read, []string, error) {
-	r := Read{Type: v.name}
+// reading is what is read of a view: files, and the paths by which DuckDB opens them.
+type reading struct {
+	Read
+	state *lake.State
+	files []lake.File
+	paths []string
+}
+
+// list gives the files of a view that a statement needs.
+func list(ctx context.Context, v view, c choice) (*reading, error) {
+	r := &reading{Read: Read{Type: v.name}, state: v.state}
 	if v.err != nil || v.state == nil {
-		return r, nil, v.err
+		return r, v.err
 	}
 	r.Snapshot, r.Committed, _ = v.state.Snapshot()
 	r.ValidThrough = v.state.ValidThrough()
 	r.Of, _ = v.state.FileCount()
-	locations, err := v.state.Files(ctx, c.filter)
-	if err != nil {
-		return r, nil, err
+	var err error
+	if r.files, err = v.state.Files(ctx, c.filter); err != nil {
+		return nil, err
 	}
-	r.Files = len(locations)
-	paths := make([]string, len(locations))
-	for i, location := range locations {
-		if paths[i], err = local(location); err != nil {
-			return r, nil, fmt.Errorf("reading %s: %w", v.name, err)
-		}
-	}
-	return r, paths, nil
-}
-
-const fileScheme = "file://"
-
-// local gives the path under which DuckDB opens a data file. It is the one place that knows where files lie.
-func local(location string) (string, error) {
-	location = strings.TrimPrefix(strings.TrimPrefix(location, fileScheme), "file:") // Java's catalogs write the second
-	if scheme, _, remote := strings.Cut(location, "://"); remote {
-		return "", fmt.Errorf("data file %s: files on %s are not read here: query a lake on a local disk", location, scheme)
-	}
-	return location, nil
+	r.Files, r.paths = len(r.files), make([]string, len(r.files))
+	return r, nil
 }

@@ -142,7 +142,7 @@ func (d *DB) with(ctx context.Context, r Request, folders []string, do func(cont
 	if err == nil {
 		err = errors.Join(s.checked(ctx, r, do), s.end())
 	}
-	if cause := context.Cause(ctx); err != nil && cause != nil {
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
 		return fmt.Errorf("running query: %w", cause)
 	}
 	return err
