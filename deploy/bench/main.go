@@ -38,6 +38,7 @@ type options struct {
 	count   int
 	rounds  int
 	out     string
+	reports bool   // measure the reports over the lake instead
 	rows    string // names, separated by commas; empty is all
 	profile string // folder
 	row     string // set in the processes that measure one
@@ -51,6 +52,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags.IntVar(&o.rounds, "rounds", 3, "how often each row is measured; the median by records/s is shown")
 	flags.StringVar(&o.out, "out", "", "file for the results as JSON")
 	flags.StringVar(&o.rows, "rows", "", "only these rows, separated by commas: "+strings.Join(names(rows()), ","))
+	flags.BoolVar(&o.reports, "reports", false, "instead, write so many rows into tables of a lake and time the reports over them; needs no servers")
 	flags.StringVar(&o.profile, "profile", "", "folder for a CPU profile of each row and round")
 	flags.StringVar(&o.row, "row", "", "measure this row only, in this process (used by bench itself)")
 	flags.StringVar(&o.run, "run", "", "name of the run (used by bench itself)")
@@ -60,8 +62,14 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if o.count < 6 || o.rounds < 1 {
 		return errors.New("-count is at least 6 and -rounds at least 1")
 	}
+	if step, ok := strings.CutPrefix(o.row, reportsRow+"/"); ok {
+		return reportsStep(ctx, o, step, stdout)
+	}
 	if o.row != "" {
 		return measure(ctx, o, stdout)
+	}
+	if o.reports {
+		return measureReports(ctx, o, stdout)
 	}
 	return all(ctx, o, stdout)
 }

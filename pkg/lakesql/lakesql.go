@@ -24,6 +24,8 @@ type DB struct {
 	cfg   Config
 	cache *diskcache.Cache
 	views []view
+
+	eventMemory int64 // bytes; the constant, but in tests
 }
 
 // view is a type as it is shown.
@@ -55,7 +57,7 @@ func Open(ctx context.Context, cfg Config, l *lake.Lake, types []*schema.Type, a
 	if err != nil {
 		return nil, err
 	}
-	d := &DB{cfg: cfg, cache: diskcache.New(cfg.Cache)}
+	d := &DB{cfg: cfg, cache: diskcache.New(cfg.Cache), eventMemory: eventMemory}
 	for i, t := range types {
 		v := view{name: t.Name, state: states[i].state, err: states[i].err}
 		v.deduplicate = slices.Contains(cfg.Deduplicate, t.Name) || slices.Contains(cfg.Deduplicate, All)
@@ -160,17 +162,25 @@ func (v view) source(files []string) (string, error) {
 	return fmt.Sprintf("read_parquet([%s], schema = MAP {%s}, hive_partitioning = false)", strings.Join(quoted, ", "), strings.Join(fields, ", ")), nil
 }
 
+// onlyFirst leaves the first of the rows of an event.
+const onlyFirst = ` QUALIFY row_number() OVER (PARTITION BY id, "time" ORDER BY _appended_at, _topic, _topic_partition, _offset) = 1`
+
 // create is the statement that makes the view over what from names.
 func (v view) create(from string) string {
+	query := "SELECT " + strings.Join(v.names(), ", ") + " FROM " + from
+	if v.deduplicate {
+		query += onlyFirst
+	}
+	return "CREATE OR REPLACE VIEW " + identifier(v.name) + " AS " + query
+}
+
+// names are the columns, quoted.
+func (v view) names() []string {
 	names := make([]string, len(v.columns))
 	for i, c := range v.columns {
 		names[i] = identifier(c.Name)
 	}
-	query := "SELECT " + strings.Join(names, ", ") + " FROM " + from
-	if v.deduplicate {
-		query += ` QUALIFY row_number() OVER (PARTITION BY id, "time" ORDER BY _appended_at, _topic, _topic_partition, _offset) = 1`
-	}
-	return "CREATE OR REPLACE VIEW " + identifier(v.name) + " AS " + query
+	return names
 }
 
 func duckType(iceberg string) (string, error) {

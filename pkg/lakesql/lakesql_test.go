@@ -287,8 +287,12 @@ func TestEachEventOnce(t *testing.T) {
 	for want, names := range map[string][]string{
 		"u,l,f\n3,5,0\n": Default().Deduplicate, "u,l,f\n5,3,0\n": {"log"}, "u,l,f\n3,3,0\n": {All}, "u,l,f\n5,5,0\n": nil,
 	} {
-		if got := query(t, openWith(t, l, names, types...), statement, CSV); got != want {
-			t.Errorf("%q: got %q, want %q", names, got, want)
+		for _, memory := range []int64{eventMemory, 1 << 29} { // the second is a pass for each row
+			d := openWith(t, l, names, types...)
+			d.eventMemory = memory
+			if got := query(t, d, statement, CSV); got != want {
+				t.Errorf("%q: got %q, want %q", names, got, want)
+			}
 		}
 	}
 	cfg := Default()

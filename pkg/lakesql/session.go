@@ -20,6 +20,7 @@ import (
 type session struct {
 	cfg       Config
 	views     []view
+	perEvent  int64 // memory, when events are counted
 	connector *duckdb.Connector
 	db        *sql.DB
 	conn      *sql.Conn
@@ -36,7 +37,7 @@ func (d *DB) begin(ctx context.Context, folders []string) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting DuckDB: %w", err)
 	}
-	s := &session{cfg: d.cfg, views: d.views, connector: connector, db: sql.OpenDB(connector)}
+	s := &session{cfg: d.cfg, views: d.views, perEvent: d.eventMemory, connector: connector, db: sql.OpenDB(connector)}
 	if s.conn, err = s.db.Conn(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("connecting to DuckDB: %w", err), s.end())
 	}
@@ -167,6 +168,9 @@ func (s *session) show(ctx context.Context, statement string) ([]Read, error) {
 	if err := s.fetch(ctx, reads); err != nil {
 		return nil, err
 	}
+	if err := s.exec(ctx, "ending the planning", "DROP SCHEMA "+stubs+" CASCADE", "SET disabled_optimizers = ''"); err != nil {
+		return nil, err
+	}
 	for _, v := range s.views {
 		var paths []string
 		if r := byView[v.name]; r != nil {
@@ -176,7 +180,13 @@ func (s *session) show(ctx context.Context, statement string) ([]Read, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := s.exec(ctx, "making view "+v.name, v.create(from)); err != nil {
+		repeated := ""
+		if v.deduplicate && len(paths) > 0 {
+			if repeated, err = s.findRepeats(ctx, v, from); err != nil {
+				return nil, err
+			}
+		}
+		if err := s.exec(ctx, "making view "+v.name, v.show(from, repeated)); err != nil {
 			return nil, err
 		}
 	}
@@ -184,7 +194,7 @@ func (s *session) show(ctx context.Context, statement string) ([]Read, error) {
 	for i, r := range reads {
 		out[i] = r.Read
 	}
-	return out, s.exec(ctx, "locking DuckDB", "DROP SCHEMA "+stubs+" CASCADE", "SET disabled_optimizers = ''", "SET lock_configuration = true")
+	return out, s.exec(ctx, "locking DuckDB", "SET lock_configuration = true")
 }
 
 // reading is what is read of a view: files, and the paths by which DuckDB opens them.
