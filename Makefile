@@ -30,7 +30,7 @@ build: ## build bin/millrace
 	@deploy/local/setup.sh go compiler
 	go build -tags $(TAGS) -ldflags "-X main.version=$(VERSION)" -o bin/millrace .
 
-test-fast: ## unit and in-process tests: under a minute with a warm cache, no servers
+test-fast: ## unit and in-process tests, no servers: two to three minutes on two cores
 	$(GOTEST) ./...
 
 test: lint ## lint, unit, in-process, and the same end to end on real servers; installs what it needs on Debian as root
