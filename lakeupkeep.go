@@ -25,6 +25,7 @@ type lakeCmd struct {
 	Compact lakeCompactCmd `cmd:"" help:"Merge small files of days that are over: sorted, and each event once."`
 	Expire  lakeExpireCmd  `cmd:"" help:"Forget earlier states of the tables, and remove what only they refer to."`
 	Orphans lakeOrphansCmd `cmd:"" help:"Remove old files that no state of a table refers to."`
+	Delete  lakeDeleteCmd  `cmd:"" help:"Delete rows, as of a tenant or a person, and with --purge what earlier states have of them."`
 }
 
 // tableFlags say which lake, and for how long.

@@ -25,8 +25,8 @@ type lakeVerifyCmd struct {
 // Help is the long text of --help.
 func (lakeVerifyCmd) Help() string {
 	return `Reads from where every row of the current snapshot is, and holds it against the table's own account of each source
-partition: rows + dead letters + skipped offsets = next - first, every offset once. Repeats that compaction dropped, and
-logs that were left with millrace lake adopt, are part of the account. Exit code 3 says that something is missing, double
+partition: rows + dead letters + skipped offsets = next - first, every offset once. Repeats that compaction dropped,
+rows that were deleted, and logs that were left with millrace lake adopt, are part of the account. Exit code 3 says that something is missing, double
 or in no account; what, is listed.
 
 Memory is a bit for each offset, but for whole blocks of 65536 that are all rows, which take none.
@@ -98,11 +98,11 @@ func printVerification(out io.Writer, v *lake.Verification) error {
 	fmt.Fprintf(out, "%s: %d rows in %d files: %s\n", v.Table, v.Rows, v.Files, verdict)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	if len(v.Partitions) > 0 {
-		fmt.Fprintln(w, "PARTITION\tFIRST\tNEXT\tROWS\tDEAD\tSKIPPED\tREPLAYED\tFORMER\tREPEATS\tFOUND\tMISSING\tDOUBLE\tSTRANGE\tSURPLUS")
+		fmt.Fprintln(w, "PARTITION\tFIRST\tNEXT\tROWS\tDEAD\tSKIPPED\tREPLAYED\tFORMER\tREPEATS\tDELETED\tFOUND\tMISSING\tDOUBLE\tSTRANGE\tSURPLUS")
 	}
 	for _, p := range v.Partitions {
-		fmt.Fprintf(w, "%s/%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", plain(p.Topic), p.Partition, p.First, p.Next, p.Rows, p.Dead,
-			p.Skipped, p.Replayed, p.Former, p.Repeats, p.Found, p.Missing, p.Double.Count, p.Strange.Count, p.Surplus)
+		fmt.Fprintf(w, "%s/%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", plain(p.Topic), p.Partition, p.First, p.Next, p.Rows, p.Dead,
+			p.Skipped, p.Replayed, p.Former, p.Repeats, p.Deleted, p.Found, p.Missing, p.Double.Count, p.Strange.Count, p.Surplus)
 	}
 	if err := w.Flush(); err != nil {
 		return err

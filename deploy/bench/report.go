@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"text/tabwriter"
 	"time"
 )
@@ -97,7 +98,7 @@ func show(stdout io.Writer, path string, rep report) error {
 		}
 		disk := ""
 		if r.DiskBytes > 0 {
-			disk = fmt.Sprint(r.DiskBytes >> 20)
+			disk = strconv.FormatInt(r.DiskBytes>>20, 10)
 		}
 		fmt.Fprintf(w, "%s\t%.0f\t%s\t%s\t%.2f\t%s\t%d\t%s\t\n", r.Row, r.PerSecond, of, throughput, r.CPUPerMillion, cpu, r.PeakBytes>>20, disk)
 	}

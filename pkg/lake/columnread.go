@@ -138,23 +138,38 @@ func scanGroup(ctx context.Context, g parquet.RowGroup, leaves []int, each func(
 	return nil
 }
 
-// liveFiles describes the data files of a state, oldest first. ErrDeletes where rows of theirs are marked as deleted.
-func liveFiles(ctx context.Context, ice *table.Table) ([]iceberg.DataFile, error) {
-	if ice.CurrentSnapshot() == nil {
-		return nil, nil
-	}
-	tasks, err := ice.Scan().PlanFiles(ctx)
+// liveFiles describes the data files of a state, or those of a filter, oldest first. ErrDeletes where rows of theirs are
+// marked as deleted.
+func liveFiles(ctx context.Context, ice *table.Table, filter ...table.ScanOption) ([]iceberg.DataFile, error) {
+	byPath, marked, err := dataFiles(ctx, ice, filter...)
 	if err != nil {
-		return nil, fmt.Errorf("listing files: %w", err)
+		return nil, err
 	}
-	byPath := map[string]iceberg.DataFile{}
-	for _, task := range tasks {
-		if err := undeleted(task); err != nil {
-			return nil, fmt.Errorf("listing files: %w", err)
-		}
-		byPath[task.File.FilePath()] = task.File
+	if marked != nil {
+		return nil, fmt.Errorf("listing files: %w", marked)
 	}
 	return slices.SortedFunc(maps.Values(byPath), func(a, b iceberg.DataFile) int {
 		return strings.Compare(path.Base(a.FilePath()), path.Base(b.FilePath())) // named by when they were begun
 	}), nil
+}
+
+// dataFiles gives the data files of a state by their path, without those that have rows marked as deleted, of one of which
+// marked is the ErrDeletes.
+func dataFiles(ctx context.Context, ice *table.Table, filter ...table.ScanOption) (byPath map[string]iceberg.DataFile, marked, err error) {
+	if ice.CurrentSnapshot() == nil {
+		return nil, nil, nil
+	}
+	tasks, err := ice.Scan(filter...).PlanFiles(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("listing files: %w", err)
+	}
+	byPath = map[string]iceberg.DataFile{}
+	for _, task := range tasks {
+		if err := undeleted(task); err != nil {
+			marked = err
+			continue
+		}
+		byPath[task.File.FilePath()] = task.File
+	}
+	return byPath, marked, nil
 }

@@ -1,6 +1,7 @@
 package lake
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -257,7 +258,7 @@ func (c *Commit) entries(have iceberg.Properties) (props, summary iceberg.Proper
 	for topic, s := range c.Sources {
 		props[keyCluster+topic], props[keyTopic+topic] = s.Cluster, s.TopicID
 	}
-	for _, tp := range slices.SortedFunc(maps.Keys(c.Spans), compareTopicPartitions) {
+	for _, tp := range slices.SortedFunc(maps.Keys(c.Spans), TopicPartition.Compare) {
 		span := c.Spans[tp]
 		total := span
 		countsKey := partitionKey(keyCounts, tp.Topic, tp.Partition)
@@ -295,7 +296,7 @@ func offsetsOf(have iceberg.Properties) iceberg.Properties {
 }
 
 func isOffsetKey(key string) bool {
-	for _, prefix := range []string{keyOffset, keyCounts, keyCluster, keyTopic, keyFormer, keyRepeats} {
+	for _, prefix := range []string{keyOffset, keyCounts, keyCluster, keyTopic, keyFormer, keyRepeats, keyDeleted} {
 		if strings.HasPrefix(key, prefix) {
 			return true
 		}
@@ -308,11 +309,9 @@ func toJSON(c Counts) (string, error) {
 	return string(b), err
 }
 
-func compareTopicPartitions(a, b TopicPartition) int {
-	if c := strings.Compare(a.Topic, b.Topic); c != 0 {
-		return c
-	}
-	return int(a.Partition) - int(b.Partition)
+// Compare orders by topic and partition.
+func (a TopicPartition) Compare(b TopicPartition) int {
+	return cmp.Or(strings.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
 }
 
 // validThrough is the oldest of the append times up to which each partition is in the table. A partition that has

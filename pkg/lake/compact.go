@@ -7,13 +7,11 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/apache/iceberg-go"
 	iceio "github.com/apache/iceberg-go/io"
 	"github.com/apache/iceberg-go/table"
-	"github.com/parquet-go/parquet-go"
 )
 
 // Compaction says how a table's small files are merged.
@@ -250,7 +248,12 @@ func (m *merge) write(ctx context.Context, w *Writer, job []int) (added []iceber
 			return nil, err
 		}
 	}
-	out := &output{merge: m, w: w}
+	sorted := m.table.state().SortOrder()
+	id := sorted.OrderID()
+	out := &output{
+		w: w, path: func() (string, error) { return w.newPath(w.parts.folder(m.q)) }, spec: w.parts.spec, partition: w.parts.value(m.q),
+		sorted: &id, rows: m.cfg.GroupRows, memory: m.cfg.Memory / 4, target: m.cfg.Target,
+	}
 	err = s.each(ctx, out.put)
 	if err == nil {
 		err = out.finish()
@@ -293,102 +296,6 @@ func (m *merge) prove(ctx context.Context, job []int, added []iceberg.DataFile, 
 	return nil
 }
 
-// output writes sorted rows into files of the target's size.
-type output struct {
-	merge *merge
-	w     *Writer
-	file  *fileWriter
-	group []parquet.Row
-	held  int64
-	added []iceberg.DataFile
-}
-
-func (o *output) put(r parquet.Row) error {
-	o.group = append(o.group, r)
-	for _, v := range r {
-		o.held += valueMemory(v)
-	}
-	if len(o.group) < o.merge.cfg.GroupRows && o.held < o.merge.cfg.Memory/4 {
-		return nil
-	}
-	return o.flush()
-}
-
-// flush writes a row group, and ends the file when it is large enough.
-func (o *output) flush() error {
-	if len(o.group) == 0 {
-		return nil
-	}
-	if o.file == nil {
-		path, err := o.w.newPath(o.merge.q)
-		if err != nil {
-			return err
-		}
-		if o.file, err = newFileWriter(o.w.fs, path, o.w.layout, o.w.sorted); err != nil {
-			return err
-		}
-		o.w.paths = append(o.w.paths, path)
-		order := o.merge.table.state().SortOrder()
-		id := order.OrderID()
-		o.file.sorted = &id
-	}
-	if err := o.file.writeRows(o.group); err != nil {
-		return err
-	}
-	clear(o.group)
-	o.group, o.held = o.group[:0], 0
-	if o.file.w.Size() < o.merge.cfg.Target {
-		return nil
-	}
-	return o.end()
-}
-
-func (o *output) end() error {
-	file := o.file
-	o.file = nil
-	if err := file.close(); err != nil {
-		return err
-	}
-	df, err := file.dataFile(o.w.parts.spec, o.w.parts.value(o.merge.q))
-	if err != nil {
-		return err
-	}
-	o.added = append(o.added, df)
-	return nil
-}
-
-func (o *output) finish() error {
-	if err := o.flush(); err != nil || o.file == nil {
-		return err
-	}
-	return o.end()
-}
-
-func (o *output) abandon() {
-	if o.file != nil {
-		o.file.abandon()
-	}
-}
-
-// writeRows writes rows that are sorted already, and in the layout's order, as one row group.
-func (f *fileWriter) writeRows(rows []parquet.Row) error {
-	for _, r := range rows {
-		for _, v := range r {
-			if k := v.Kind(); (k == parquet.Double && v.Double() != v.Double()) || (k == parquet.Float && v.Float() != v.Float()) {
-				f.nans[f.layout.leaves[v.Column()].id]++
-			}
-		}
-	}
-	if _, err := f.w.WriteRows(rows); err != nil {
-		return fmt.Errorf("writing rows of %s: %w", f.path, err)
-	}
-	if err := f.w.Flush(); err != nil {
-		return fmt.Errorf("writing row group of %s: %w", f.path, err)
-	}
-	f.rows += int64(len(rows))
-	return nil
-}
-
 // compaction is the commit that puts merged files in the place of others.
 type compaction struct {
 	gone, added []iceberg.DataFile
@@ -396,20 +303,8 @@ type compaction struct {
 	repeats     map[TopicPartition]int64
 }
 
-// check implements change. A table that was rolled back would look as if it was not: this commit's summary would say the
-// same as the properties.
-func (c *compaction) check(meta table.Metadata) error {
-	accounts, err := accountsOf(meta)
-	if err != nil {
-		return err
-	}
-	for tp, a := range accounts {
-		if a.rolledBack != nil {
-			return fmt.Errorf("partition %d of %s: %w", tp.Partition, tp.Topic, a.rolledBack)
-		}
-	}
-	return nil
-}
+// check implements change.
+func (c *compaction) check(meta table.Metadata) error { return notRolledBack(meta) }
 
 // stage implements change.
 func (c *compaction) stage(ctx context.Context, base *table.Table, id string) (*table.Transaction, error) {
@@ -429,25 +324,8 @@ func (c *compaction) stage(ctx context.Context, base *table.Table, id string) (*
 			return nil, fmt.Errorf("%w: %s is not in it any more", ErrLost, name)
 		}
 	}
-	props := iceberg.Properties{}
-	for tp, n := range c.repeats {
-		before, err := repeatsIn(base.Properties(), tp)
-		if err != nil {
-			return nil, err
-		}
-		props[partitionKey(keyRepeats, tp.Topic, tp.Partition)] = strconv.FormatInt(before+n, 10)
-	}
-	summary := offsetsOf(base.Properties())
-	maps.Copy(summary, props)
-	summary[keyCommit] = id
-	if through := base.Properties()[keyThrough]; through != "" {
-		summary[keyThrough] = through
-	}
-	tx := base.NewTransaction()
-	if err := tx.AssertRefSnapshotID(""); err != nil {
-		return nil, err
-	}
-	if err := tx.SetProperties(props); err != nil {
+	tx, summary, err := restate(base, id, keyRepeats, c.repeats)
+	if err != nil {
 		return nil, err
 	}
 	rewrite := tx.NewRewrite(summary)
@@ -460,8 +338,5 @@ func (c *compaction) stage(ctx context.Context, base *table.Table, id string) (*
 	if err := rewrite.Commit(ctx); err != nil {
 		return nil, err
 	}
-	if _, had := base.Properties()[table.DefaultNameMappingKey]; !had {
-		return tx, tx.RemoveProperties([]string{table.DefaultNameMappingKey}) // our files have field ids, and columns are renamed
-	}
-	return tx, nil
+	return tx, unmapped(tx, base)
 }

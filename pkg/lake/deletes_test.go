@@ -60,7 +60,8 @@ func TestMarkedRowsAreNeverRead(t *testing.T) {
 			_, lerr := tb.Files(t.Context())
 			_, verr := tb.Verify(t.Context(), 1<<20)
 			_, cerr := tb.Compact(t.Context(), small())
-			for what, err := range map[string]error{"files": ferr, "listing": lerr, "verify": verr, "compact": cerr} {
+			_, derr := tb.Delete(t.Context(), s.deletion(func(int64) bool { return true }))
+			for what, err := range map[string]error{"files": ferr, "listing": lerr, "verify": verr, "compact": cerr, "delete": derr} {
 				if !errors.Is(err, ErrDeletes) {
 					t.Errorf("%s: %v", what, err)
 					continue

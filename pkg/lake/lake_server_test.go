@@ -44,6 +44,12 @@ func TestOnServers(t *testing.T) {
 				"create at once":     TestCreatingAtOnce,
 				"files of many days": TestFilesOfManyDays,
 				"large file":         TestALargeFile,
+				"delete, writer":     TestDeleteFindsWhatIsAppendedMeanwhile,
+				"delete, compaction": TestDeleteGivesWayToCompaction,
+				"delete, failing":    TestDeleteThatFailsChangesNothing,
+				"purge":              TestPurgeLeavesNoTrace,
+				"purge, writer":      TestPurgeBesideAWriter,
+				"purge, no answer":   TestPurgeRemovesWhatExpiryLeft,
 			} {
 				t.Run(name, test)
 			}

@@ -14,17 +14,20 @@ import (
 // Keys under which a table keeps where it stands, in its properties and in the summary of each snapshot. The topic may
 // hold dots, the partition cannot.
 const (
-	keyOffset  = "millrace.offsets."      // + topic.partition: the next offset
-	keyCounts  = "millrace.counts."       // + topic.partition: Counts since the table began, as JSON
-	keyCluster = "millrace.cluster."      // + topic: the Kafka cluster's id
-	keyTopic   = "millrace.topic."        // + topic: the topic's id
-	keyFormer  = "millrace.former."       // + topic: []Former, as JSON
-	keyRepeats = "millrace.repeats."      // + topic.partition: rows that compaction dropped as repeats
-	keySpan    = "millrace.span."         // + topic.partition: Counts of this commit, as JSON; in the summary only
-	keyCommit  = "millrace.commit"        // this commit's own id; in the summary only
-	keyAdopted = "millrace.adopted"       // why an operator's decision was made; in the summary only
-	keyThrough = "millrace.valid-through" // RFC 3339
-	keyRenamed = "millrace.renamed"       // JSON: column to its former names
+	keyOffset     = "millrace.offsets."      // + topic.partition: the next offset
+	keyCounts     = "millrace.counts."       // + topic.partition: Counts since the table began, as JSON
+	keyCluster    = "millrace.cluster."      // + topic: the Kafka cluster's id
+	keyTopic      = "millrace.topic."        // + topic: the topic's id
+	keyFormer     = "millrace.former."       // + topic: []Former, as JSON
+	keyRepeats    = "millrace.repeats."      // + topic.partition: rows that compaction dropped as repeats
+	keyDeleted    = "millrace.deleted."      // + topic.partition: rows that Delete removed
+	keySpan       = "millrace.span."         // + topic.partition: Counts of this commit, as JSON; in the summary only
+	keyCommit     = "millrace.commit"        // this commit's own id; in the summary only
+	keyAdopted    = "millrace.adopted"       // why an operator's decision was made; in the summary only
+	keyErased     = "millrace.deleted"       // why rows were deleted; in the summary only
+	keyErasedRows = "millrace.deleted-rows"  // how many; in the summary only
+	keyThrough    = "millrace.valid-through" // RFC 3339
+	keyRenamed    = "millrace.renamed"       // JSON: column to its former names
 )
 
 // Reasons for which a partition stops until an operator decides.
@@ -116,6 +119,12 @@ func positions(meta table.Metadata, topic string) (Positions, error) {
 		if seen, ok := summary[key]; (ok || complete) && seen != value {
 			pos.Err = fmt.Errorf("%w: the table's property says that offset %s is next, its current snapshot's history says %q",
 				ErrRolledBack, value, seen)
+		}
+		for _, prefix := range []string{keyRepeats, keyDeleted} {
+			key := partitionKey(prefix, topic, partition)
+			if seen, ok := summary[key]; pos.Err == nil && (ok || complete) && seen != props[key] {
+				pos.Err = fmt.Errorf("%w: the table's property %s says %q, its current snapshot's history says %q", ErrRolledBack, key, props[key], seen)
+			}
 		}
 		p.Partitions[partition] = pos
 	}

@@ -111,7 +111,7 @@ func (b *rowBuffer) put(row []byte, i, end int, r *codec.Record, from int) (int,
 	case fromOffset:
 		return number(uint64(r.Source.Offset)) //nolint:gosec // the bits as they are
 	case fromAppendTime:
-		return number(uint64(r.Source.Timestamp.UnixMicro())) //nolint:gosec // the bits as they are
+		return number(uint64(r.Source.Timestamp.UnixMicro()))
 	}
 	if from == fromNothing || r.Values[from].IsNull() {
 		if c.required {

@@ -45,7 +45,7 @@ func TestRowsAreSorted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rnd := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test
+	rnd := rand.New(rand.NewPCG(1, 2))
 	doubles := []float64{math.NaN(), math.Inf(-1), -1.5, math.Copysign(0, -1), 0, 1e-300, 2, math.Inf(1)}
 	longs := []int64{math.MinInt64 + 1, -1, 0, 1, math.MaxInt64}
 	var records []codec.Record
@@ -68,7 +68,7 @@ func TestRowsAreSorted(t *testing.T) {
 		set("further", codec.StringValue(fmt.Sprint("f", rnd.IntN(3))))
 		set("last", codec.LongValue(int64(rnd.IntN(3)-1)))
 		records = append(records, codec.Record{Type: typ, Values: values, Source: &kgo.Record{
-			Topic: "topic", Partition: int32(rnd.IntN(3)), Offset: int64(i), Timestamp: base.Add(time.Second), //nolint:gosec // small
+			Topic: "topic", Partition: int32(rnd.IntN(3)), Offset: int64(i), Timestamp: base.Add(time.Second),
 		}})
 		if _, err := buf.add(&records[i], p); err != nil {
 			t.Fatal(err)
@@ -92,7 +92,7 @@ func TestRowsAreSorted(t *testing.T) {
 func compareRecords(typ *schema.Type, a, b *codec.Record) int {
 	for _, name := range []string{"word", "maybe", "count", "further", "last"} {
 		x, y := a.Values[typ.Index(name)], b.Values[typ.Index(name)]
-		c := 0
+		var c int
 		switch {
 		case x.IsNull() || y.IsNull():
 			c = cmp.Compare(truth(!x.IsNull()), truth(!y.IsNull()))

@@ -42,7 +42,7 @@ func newGroupSorter(l *layout, names []string) groupSorter {
 func (s *groupSorter) sort(b *rowBuffer) []sortKey {
 	s.keys = slices.Grow(s.keys[:0], len(b.refs))[:len(b.refs)]
 	for i, ref := range b.refs {
-		s.keys[i] = sortKey{offset: ref.offset, partition: ref.partition, row: int32(i)} //nolint:gosec // a row group has fewer
+		s.keys[i] = sortKey{offset: ref.offset, partition: ref.partition, row: int32(i)}
 	}
 	for k, c := range s.columns[:min(keyColumns, len(s.columns))] {
 		s.fill(b, k, c)
@@ -68,7 +68,7 @@ func (s *groupSorter) fill(b *rowBuffer, k, column int) {
 	l := b.layout
 	words := isText(l.columns[column].kind)
 	for i := range s.keys {
-		row := b.row(int32(i)) //nolint:gosec // a row group has fewer
+		row := b.row(int32(i))
 		switch {
 		case l.isNull(row, column):
 		case words:
@@ -90,11 +90,7 @@ func (s *groupSorter) fill(b *rowBuffer, k, column int) {
 }
 
 func isText(k schema.Kind) bool {
-	switch k {
-	case schema.Bool, schema.Int, schema.Long, schema.Timestamp, schema.Float, schema.Double:
-		return false
-	}
-	return true
+	return slices.Contains([]schema.Kind{schema.String, schema.Bytes, schema.UUID, schema.Map}, k)
 }
 
 // compare holds a column of two rows against each other: null comes first.
@@ -164,12 +160,12 @@ func (r *ranks) number(word []byte) uint64 {
 func (r *ranks) rank() {
 	r.order = r.order[:0]
 	for i := range r.words {
-		r.order = append(r.order, int32(i)) //nolint:gosec // no more than rows
+		r.order = append(r.order, int32(i))
 	}
 	slices.SortFunc(r.order, func(a, b int32) int { return cmp.Compare(r.words[a], r.words[b]) })
 	r.of = slices.Grow(r.of[:0], len(r.words))[:len(r.words)]
 	for rank, i := range r.order {
-		r.of[i] = uint64(rank) + 1 //nolint:gosec // a position
+		r.of[i] = uint64(rank) + 1
 	}
 }
 

@@ -2,6 +2,7 @@ package lake
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -37,6 +38,7 @@ type VerifiedPartition struct {
 	Counts           // of the present log
 	Former    int64  `json:"former,omitempty"`  // offsets of logs before an operator decided for the present one
 	Repeats   int64  `json:"repeats,omitempty"` // rows that compaction dropped: the same event is there once
+	Deleted   int64  `json:"deleted,omitempty"` // rows that Delete removed
 	Found     int64  `json:"found"`             // rows in the table, of all logs
 	// Missing counts offsets that have no row and are none of those that are to have none. Which of an account's offsets
 	// were dead letters or skipped is not in the table: Absent names all without a row, where some are missing.
@@ -87,7 +89,7 @@ func verify(ctx context.Context, t *Table, ice *table.Table, memory int64) (*Ver
 			return nil, err
 		}
 	}
-	for _, tp := range slices.SortedFunc(maps.Keys(accounts), compareTopicPartitions) {
+	for _, tp := range slices.SortedFunc(maps.Keys(accounts), TopicPartition.Compare) {
 		p := accounts[tp].judge()
 		v.Rows += p.Found
 		v.Partitions = append(v.Partitions, p)
@@ -156,7 +158,7 @@ func accountsOf(meta table.Metadata) (map[TopicPartition]*account, error) {
 	return accounts, nil
 }
 
-// complete adds the repeats, and looks whether the account adds up.
+// complete adds what was removed, and looks whether the account adds up.
 func (a *account) complete(props iceberg.Properties) error {
 	for _, c := range a.logs {
 		if c.Rows+c.Dead+c.Skipped != c.Next-c.First && a.Problem == "" {
@@ -164,14 +166,16 @@ func (a *account) complete(props iceberg.Properties) error {
 				c.First, c.Next, c.Rows, c.Dead, c.Skipped)
 		}
 	}
-	var err error
-	a.Repeats, err = repeatsIn(props, TopicPartition{a.Topic, a.Partition})
-	return err
+	var err, derr error
+	tp := TopicPartition{a.Topic, a.Partition}
+	a.Repeats, err = countIn(props, keyRepeats, tp)
+	a.Deleted, derr = countIn(props, keyDeleted, tp)
+	return errors.Join(err, derr)
 }
 
-// repeatsIn reads how many rows of a partition compaction has dropped.
-func repeatsIn(props iceberg.Properties, tp TopicPartition) (int64, error) {
-	key := partitionKey(keyRepeats, tp.Topic, tp.Partition)
+// countIn reads a count of a partition's rows; 0 where there is none.
+func countIn(props iceberg.Properties, prefix string, tp TopicPartition) (int64, error) {
+	key := partitionKey(prefix, tp.Topic, tp.Partition)
 	if props[key] == "" {
 		return 0, nil
 	}
@@ -224,7 +228,7 @@ func (a *account) judge() VerifiedPartition {
 		a.strange.present(&p.Strange)
 	}
 	edges := map[int64]bool{}
-	without := p.Repeats
+	without := p.Repeats + p.Deleted
 	for _, c := range a.logs {
 		edges[c.First], edges[c.Next] = true, true
 		without += c.Dead + c.Skipped

@@ -140,7 +140,7 @@ func (w *Writer) spill(q int64, part *openPart) error {
 		if err := w.makeRoom(); err != nil {
 			return err
 		}
-		path, err := w.newPath(q)
+		path, err := w.newPath(w.parts.folder(q))
 		if err != nil {
 			return err
 		}
@@ -160,12 +160,12 @@ func (w *Writer) spill(q int64, part *openPart) error {
 	return nil
 }
 
-func (w *Writer) newPath(q int64) (string, error) {
+func (w *Writer) newPath(folder string) (string, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return "", fmt.Errorf("naming data file of table %s: %w", w.table.name, err)
 	}
-	return w.where.NewDataLocation(w.parts.folder(q) + "/" + id.String() + ".parquet"), nil
+	return w.where.NewDataLocation(folder + "/" + id.String() + ".parquet"), nil
 }
 
 // finishFiles closes all files and describes them.

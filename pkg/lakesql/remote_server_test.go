@@ -341,3 +341,55 @@ func TestASilentStoreOnServers(t *testing.T) {
 		}
 	})
 }
+
+// TestDeletingOnAnObjectStoreOnServers: files are fetched one after the other, into a cache that has no room for all of them.
+func TestDeletingOnAnObjectStoreOnServers(t *testing.T) {
+	onServers(t, func(t *testing.T, _ *store3, cfg lake.Config) {
+		l := lakeOf(t, cfg)
+		typ := fill(t, l)
+		table, err := l.Open(t.Context(), typ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state, err := table.At(lake.AsOf{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		files, err := state.Files(t.Context(), nil)
+		if err != nil || len(files) != 6 {
+			t.Fatalf("%v (%v), want six files", files, err)
+		}
+		query := Default()
+		query.Cache = diskcache.Config{Dir: t.TempDir(), Size: config.Bytes(files[0].Bytes * 2)}
+		w, err := OpenWhere(t.Context(), query, typ.Name, state, "service = 'a' and attributes['n'] < '3'")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := w.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		want := count(t, openCached(t, l, diskcache.Config{Dir: t.TempDir(), Size: 1 << 30}, typ), typ.Name, "service = 'a' and attributes['n'] < '3'")
+		done, err := table.Delete(t.Context(), lake.Deletion{Where: w, Reason: "r", Memory: 1 << 20, GroupRows: 100})
+		if err != nil || done.Rows != want || want == 0 {
+			t.Fatalf("%+v (%v), want %d rows", done, err, want)
+		}
+		d := openCached(t, l, diskcache.Config{Dir: t.TempDir(), Size: 1 << 30}, typ)
+		if left, all := count(t, d, typ.Name, "service = 'a' and attributes['n'] < '3'"), count(t, d, typ.Name, "true"); left != 0 || all != 300-want {
+			t.Errorf("%d of %d rows are left, want none of %d", left, all, 300-want)
+		}
+	})
+}
+
+func count(t *testing.T, d *DB, typ, where string) (n int64) {
+	t.Helper()
+	var out bytes.Buffer
+	if _, err := d.Query(t.Context(), Request{Statement: "select count(*) as n from " + typ + " where " + where}, &out, CSV); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscanf(out.String(), "n\n%d\n", &n); err != nil {
+		t.Fatalf("%q: %v", out.String(), err)
+	}
+	return n
+}

@@ -257,8 +257,8 @@ func (d *delivery) attempt(ctx context.Context, b Batch) error {
 	if d.c.keeper != nil {
 		d.times = timesOf(b.Records)
 	}
-	err := d.call(attempt, b, func(err error) { // it outlives a Keeper's batch, and must not keep that
-
+	// The acknowledgement outlives a Keeper's batch, and must not keep it.
+	err := d.call(attempt, b, func(err error) {
 		if !called.CompareAndSwap(false, true) {
 			d.c.tel.Log.Error("the sink called done twice", "topic", d.key.Topic, "partition", d.key.Partition)
 			return
