@@ -24,6 +24,9 @@ const (
 	maxDict    = 512 << 10 // bytes of a dictionary before the column is written plain
 )
 
+// compression is one for all files: it keeps what its encoders need, some 8 MiB each.
+var compression = &zstd.Codec{Level: zstd.SpeedFastest}
+
 // fileWriter writes one Parquet file of one table partition, row group by row group.
 type fileWriter struct {
 	path   string
@@ -53,7 +56,7 @@ func newFileWriter(fs creator, path string, l *layout, sorted []string) (*fileWr
 	f.buf = bufio.NewWriterSize(out, 256<<10)
 	opts := []parquet.WriterOption{
 		l.parquet,
-		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
+		parquet.Compression(compression),
 		parquet.CreatedBy("millrace", "1", "parquet-go"),
 		parquet.PageBufferSize(128 << 10),
 		parquet.DictionaryMaxBytes(maxDict),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/google/uuid"
 	"github.com/parquet-go/parquet-go"
@@ -58,7 +59,7 @@ func (b *rowBuffer) add(r *codec.Record, p *plan) (int64, error) {
 	}
 	n := len(b.blocks) - 1
 	if n < 0 || cap(b.blocks[n])-len(b.blocks[n]) < size {
-		b.blocks = append(b.blocks, make([]byte, 0, max(size, blockBytes)))
+		b.blocks = append(b.blocks, newBlock(size))
 		n++
 	}
 	at := len(b.blocks[n])
@@ -183,10 +184,24 @@ func (b *rowBuffer) forget(partition int32) {
 	b.refs = slices.DeleteFunc(b.refs, func(r rowRef) bool { return r.partition == partition })
 }
 
-// reset drops all rows. One block is used again.
+// reset drops all rows. The next ones, of any table, use the memory.
 func (b *rowBuffer) reset() {
-	b.refs, b.size = b.refs[:0], 0
-	if len(b.blocks) > 0 {
-		b.blocks = append(b.blocks[:0:0], b.blocks[0][:0])
+	for i, block := range b.blocks {
+		if cap(block) == blockBytes {
+			blocks.Put((*[blockBytes]byte)(block[:blockBytes]))
+		}
+		b.blocks[i] = nil
 	}
+	b.refs, b.blocks, b.size = b.refs[:0], b.blocks[:0], 0
+}
+
+// blocks are those that no row is in: a row group takes scores of them, and the next one as many.
+var blocks = sync.Pool{New: func() any { return new([blockBytes]byte) }}
+
+// newBlock has room for a row of so many bytes.
+func newBlock(size int) []byte {
+	if size > blockBytes {
+		return make([]byte, 0, size)
+	}
+	return blocks.Get().(*[blockBytes]byte)[:0]
 }

@@ -47,7 +47,7 @@ type Retry struct {
 func Default() Config {
 	return Config{
 		Batch:    Batching{Records: 5000, Bytes: 4 << 20, Age: time.Second},
-		Memory:   192 << 20,
+		Memory:   128 << 20,
 		InFlight: 4,
 		Commit:   time.Second,
 		Session:  30 * time.Second,
