@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -384,5 +385,48 @@ func TestTimeout(t *testing.T) {
 	cancel()
 	if _, err := d.Query(ctx, Request{Statement: "select 1"}, &bytes.Buffer{}, CSV); err == nil {
 		t.Error("a cancelled query ran")
+	}
+}
+
+// TestVersionsOfATypeShareAFile has records of two versions come in turns, as while producers are replaced one by one.
+func TestVersionsOfATypeShareAFile(t *testing.T) {
+	old := schematest.Type(t, "log")
+	newer, err := schema.Parse([]byte(evolved))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLake(t, old)
+	table, err := l.Open(t.Context(), newer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := table.NewWriter(t.Context(), lake.WriterConfig{Memory: 1 << 20, GroupRows: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range int64(40) {
+		typ, field := newer, "level"
+		if n%2 == 1 {
+			typ, field = old, "severity"
+		}
+		r := record(typ, n, base.Add(time.Duration(n)*time.Microsecond), map[string]codec.Value{field: codec.StringValue(strconv.Itoa(int(n)))})
+		if err := w.Add(t.Context(), typ, []codec.Record{r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := w.Finish()
+	if err != nil || len(files) != 1 || files[0].Count() != 40 {
+		t.Fatalf("%d files (%v), want one of 40 rows", len(files), err)
+	}
+	err = table.Commit(t.Context(), &lake.Commit{
+		Files: files, Sources: map[string]lake.Source{old.Topic.Name: {Cluster: "c", TopicID: "t"}},
+		Spans: map[lake.TopicPartition]lake.Counts{{Topic: old.Topic.Name}: {Next: 40, Rows: 40}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := query(t, open(t, l, newer), "select count(*) as n, count_if(level = _offset::varchar) as right_ones from log", CSV)
+	if got != "n,right_ones\n40,40\n" {
+		t.Errorf("got %q", got)
 	}
 }
