@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/parquet-go/parquet-go"
@@ -105,7 +106,7 @@ func bareLakeRow(ctx context.Context, b *bench, count int) error {
 	if err != nil {
 		return err
 	}
-	folder := filepath.Join(b.warehouse(), "bare")
+	folder := filepath.Join(os.TempDir(), b.run, "bare-lake-"+strconv.Itoa(b.round)) // beside the lake
 	if err := os.MkdirAll(folder, 0o750); err != nil {
 		return err
 	}
