@@ -47,7 +47,7 @@ test-servers: $(VENV)/ready
 	. .stack/test/env; \
 	export MILLRACE_SERVERS=1 MILLRACE_BIN="$(CURDIR)/bin/millrace" MILLRACE_PYTHON="$(VENV)/bin/python"; \
 	$(GOTEST) -count=1 -timeout 14m ./deploy/e2e; \
-	$(GOTEST) -count=1 -timeout 10m $$(go list -tags $(TAGS) ./... | grep -v -e /deploy/e2e -e /deploy/spark)
+	$(GOTEST) -count=1 -timeout 15m $$(go list -tags $(TAGS) ./... | grep -v -e /deploy/e2e -e /deploy/spark)
 
 test-spark: build $(SPARK)/ready ## Spark's jobs in deploy/spark on the real Kafka and the lake, against `millrace sql`
 	@$(TEST_STACK) clean

@@ -342,7 +342,7 @@ func TestASilentStoreOnServers(t *testing.T) {
 	})
 }
 
-// TestDeletingOnAnObjectStoreOnServers: files are fetched one after the other, into a cache that has no room for all of them.
+// TestDeletingOnAnObjectStoreOnServers: files are fetched one after the other, and each gives its room back to the cache.
 func TestDeletingOnAnObjectStoreOnServers(t *testing.T) {
 	onServers(t, func(t *testing.T, _ *store3, cfg lake.Config) {
 		l := lakeOf(t, cfg)
@@ -360,7 +360,7 @@ func TestDeletingOnAnObjectStoreOnServers(t *testing.T) {
 			t.Fatalf("%v (%v), want six files", files, err)
 		}
 		query := Default()
-		query.Cache = diskcache.Config{Dir: t.TempDir(), Size: config.Bytes(files[0].Bytes * 2)}
+		query.Cache = diskcache.Config{Dir: t.TempDir(), Size: 1 << 20}
 		w, err := OpenWhere(t.Context(), query, typ.Name, state, "service = 'a' and attributes['n'] < '3'")
 		if err != nil {
 			t.Fatal(err)
@@ -374,6 +374,9 @@ func TestDeletingOnAnObjectStoreOnServers(t *testing.T) {
 		done, err := table.Delete(t.Context(), lake.Deletion{Where: w, Reason: "r", Memory: 1 << 20, GroupRows: 100})
 		if err != nil || done.Rows != want || want == 0 {
 			t.Fatalf("%+v (%v), want %d rows", done, err, want)
+		}
+		if held, err := os.ReadDir(w.session.remote.Dir()); err != nil || len(held) != 0 {
+			t.Errorf("%v are held (%v), want none", held, err)
 		}
 		d := openCached(t, l, diskcache.Config{Dir: t.TempDir(), Size: 1 << 30}, typ)
 		if left, all := count(t, d, typ.Name, "service = 'a' and attributes['n'] < '3'"), count(t, d, typ.Name, "true"); left != 0 || all != 300-want {
