@@ -36,16 +36,17 @@ func (d cutShort) Decode(ctx context.Context, r *kgo.Record) (codec.Record, erro
 	return made, err
 }
 
-// TestRecordsThatTheWriterPanicsAt: they strike when a file is written, with all that is held for it. They are found, and
-// are dead letters before the table's offsets pass them; the others are there once.
+// TestRecordsThatTheWriterPanicsAt: they strike when their rows are held, with all that is held already. They are found, and
+// are dead letters before the table's offsets pass them; the others are there once. Rows that strike later, when the file is
+// written, are found as well: pkg/lake's TestRowsThatPanicWhenTheyAreWrittenAreFound.
 func TestRecordsThatTheWriterPanicsAt(t *testing.T) {
 	const each = 500
 	for name, c := range map[string]struct {
 		values, group int
 		bad           []int64
 	}{
-		"when a commit is due":       {2, 100_000, []int64{0, 137, 138, 499}},
-		"when a row group is full":   {2, 50, []int64{120, 333}},
+		"when it is held":            {2, 100_000, []int64{0, 137, 138, 499}},
+		"beside row groups":          {2, 50, []int64{120, 333}},
 		"when it is held, for a key": {0, 100_000, []int64{42}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -133,11 +134,8 @@ func TestAWriterThatPanicsAtEveryRecord(t *testing.T) {
 	for i := range batch.Records {
 		batch.Records[i].Values = batch.Records[i].Values[:2]
 	}
-	if err := b.sink.Write(t.Context(), batch, func(error) {}); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.flush(b.sink); err == nil || !strings.Contains(err.Error(), "panic") {
-		t.Errorf("the commit gave %v, want a panic", err)
+	if err := b.sink.Write(t.Context(), batch, func(error) {}); err == nil || !strings.Contains(err.Error(), "panic") {
+		t.Errorf("the write gave %v, want a panic", err)
 	}
 	if n := len(b.sink.committers()[0].bad); n != 0 {
 		t.Errorf("%d records are to blame", n)

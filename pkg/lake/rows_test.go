@@ -3,6 +3,8 @@ package lake
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -155,4 +157,32 @@ func TestHeldRowsAreBounded(t *testing.T) {
 
 func columnOf(l *layout, name string) int {
 	return slices.IndexFunc(l.columns, func(c column) bool { return c.name == name })
+}
+
+// TestRowsThatPanicWhenTheyAreWrittenAreFound has two held rows whose text is said to lie beyond what is there.
+func TestRowsThatPanicWhenTheyAreWrittenAreFound(t *testing.T) {
+	s := newStore(t)
+	tb := s.open()
+	w, err := tb.NewWriter(t.Context(), WriterConfig{Memory: 1 << 20, GroupRows: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Add(t.Context(), s.typ, s.records(0, 50)); err != nil { // of the minute before midnight
+		t.Fatal(err)
+	}
+	for _, part := range w.open {
+		l := part.rows.layout
+		for i, ref := range part.rows.refs {
+			if ref.offset == 3 || ref.offset == 40 {
+				cell := part.rows.row(int32(i))[l.nullBytes()+cellBytes*columnOf(l, "body"):]
+				binary.LittleEndian.PutUint64(cell, math.MaxUint64)
+			}
+		}
+	}
+	_, err = w.Finish()
+	e, ok := errors.AsType[*PanicError](err)
+	if !ok || len(e.Rows) != 2 || e.Rows[RowID{0, 3}] == nil || e.Rows[RowID{0, 40}] == nil {
+		t.Fatalf("got %v, to blame are %v", err, e.Rows)
+	}
+	w.Discard()
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/failpoint"
 	"github.com/millrace/millrace/pkg/lag"
+	"github.com/millrace/millrace/pkg/schema"
 )
 
 type breaker = circuitbreaker.CircuitBreaker[any]
@@ -349,11 +350,13 @@ func (d *delivery) call(ctx context.Context, b Batch, done func(error)) (err err
 	return d.c.sink.Write(ctx, b, done)
 }
 
-// timesOf gives the records' event times.
+// timesOf gives the records' event times. One that was decoded to fewer values than its type has is for the sink to refuse.
 func timesOf(records []codec.Record) []int64 {
 	times := make([]int64, len(records))
 	for i := range records {
-		times[i] = records[i].TimeMicros()
+		if len(records[i].Values) > schema.Time {
+			times[i] = records[i].TimeMicros()
+		}
 	}
 	return times
 }
