@@ -58,7 +58,7 @@ test-spark: build $(SPARK)/ready ## Spark's jobs in deploy/spark on the real Kaf
 	$(GOTEST) -count=1 -timeout 15m -v ./deploy/spark
 
 race: ## the tests under the race detector, but for those that link DuckDB: it would take minutes to build again
-	$(GOTEST) -race $$(go list -tags $(TAGS) ./... | grep -v -e '/millrace$$' -e /consumers/lake -e /pkg/devstore -e /pkg/lakesql -e /deploy/)
+	$(GOTEST) -race -timeout 20m $$(go list -tags $(TAGS) ./... | grep -v -e '/millrace$$' -e /consumers/lake -e /pkg/devstore -e /pkg/lakesql -e /deploy/)
 
 ci: test race ## what CI runs: make test, the race detector, Spark, the README's commands as written, the short faults, a smoke of the benchmark
 	@$(MAKE) test-spark

@@ -132,7 +132,7 @@ func renamedFile(t *testing.T, spec iceberg.PartitionSpec, f iceberg.DataFile, n
 	return b.Build()
 }
 
-func TestCommitsDoNotGrow(t *testing.T) { testCommitsDoNotGrow(t, 300) }
+func TestCommitsDoNotGrow(t *testing.T) { testCommitsDoNotGrow(t, 200) }
 
 // testCommitsDoNotGrow weighs what each commit writes beside its data file. Merging manifests and forgetting states takes
 // turns, so it is told over as many commits as are between two of them.
