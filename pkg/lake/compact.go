@@ -214,12 +214,7 @@ func (m *merge) job(ctx context.Context, job []int) error {
 	}
 	commit := &Commit{Files: added, change: c}
 	c.added = added
-	if err := m.table.Commit(ctx, commit); err != nil {
-		settling, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
-		defer cancel()
-		if in, serr := m.table.Settle(settling, commit); !in && serr == nil {
-			w.Discard()
-		}
+	if err := m.table.commitChange(ctx, commit, w.Discard); err != nil {
 		return err
 	}
 	for _, i := range job {

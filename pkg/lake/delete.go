@@ -354,13 +354,7 @@ func (b *batch) commit(ctx context.Context) error {
 			commit.Files = append(commit.Files, r.fresh)
 		}
 	}
-	err := b.table.Commit(ctx, commit)
-	if err != nil {
-		settling, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
-		defer cancel()
-		if in, serr := b.table.Settle(settling, commit); !in && serr == nil {
-			b.discard() // else they are in the table, or may yet be
-		}
+	if err := b.table.commitChange(ctx, commit, b.discard); err != nil {
 		lost := len(b.files)
 		b.files, b.bytes = nil, 0
 		if errors.Is(err, ErrLost) {

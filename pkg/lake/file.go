@@ -136,10 +136,14 @@ func (f *fileWriter) writeChunk(w *parquet.ColumnWriter, lf leaf) error {
 
 func (f *fileWriter) countNaNs(lf leaf) {
 	for _, v := range f.values {
-		if (v.Kind() == parquet.Double && math.IsNaN(v.Double())) || (v.Kind() == parquet.Float && math.IsNaN(float64(v.Float()))) {
+		if isNaN(v) {
 			f.nans[lf.id]++
 		}
 	}
+}
+
+func isNaN(v parquet.Value) bool {
+	return v.Kind() == parquet.Double && math.IsNaN(v.Double()) || v.Kind() == parquet.Float && math.IsNaN(float64(v.Float()))
 }
 
 // appendPairs writes one side of a map: repetition level 0 opens the row, 1 goes on with it. An absent map and an

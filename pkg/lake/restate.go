@@ -1,6 +1,7 @@
 package lake
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"strconv"
@@ -47,6 +48,19 @@ func restate(base *table.Table, id, prefix string, more map[TopicPartition]int64
 		return nil, nil, err
 	}
 	return tx, summary, tx.SetProperties(props)
+}
+
+// commitChange makes a change durable. What it wrote is discarded where it is known not to be in the table.
+func (t *Table) commitChange(ctx context.Context, c *Commit, discard func()) error {
+	err := t.Commit(ctx, c)
+	if err != nil {
+		settling, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+		defer cancel()
+		if in, serr := t.Settle(settling, c); !in && serr == nil {
+			discard()
+		}
+	}
+	return err
 }
 
 // unmapped takes the mapping of names back that iceberg-go adds: our files have field ids, and columns are renamed.
@@ -145,7 +159,7 @@ func (o *output) abandon() {
 func (f *fileWriter) writeRows(rows []parquet.Row) error {
 	for _, r := range rows {
 		for _, v := range r {
-			if k := v.Kind(); (k == parquet.Double && v.Double() != v.Double()) || (k == parquet.Float && v.Float() != v.Float()) {
+			if isNaN(v) {
 				f.nans[f.layout.leaves[v.Column()].id]++
 			}
 		}

@@ -168,7 +168,7 @@ func (s *session) show(ctx context.Context, statement string) ([]Read, error) {
 	if err := s.fetch(ctx, reads); err != nil {
 		return nil, err
 	}
-	if err := s.exec(ctx, "ending the planning", "DROP SCHEMA "+stubs+" CASCADE", "SET disabled_optimizers = ''"); err != nil {
+	if err := s.planned(ctx); err != nil {
 		return nil, err
 	}
 	for _, v := range s.views {
@@ -194,7 +194,17 @@ func (s *session) show(ctx context.Context, statement string) ([]Read, error) {
 	for i, r := range reads {
 		out[i] = r.Read
 	}
-	return out, s.exec(ctx, "locking DuckDB", "SET lock_configuration = true")
+	return out, s.lock(ctx)
+}
+
+// planned takes the stubs away; from here on statements run as DuckDB would have them.
+func (s *session) planned(ctx context.Context) error {
+	return s.exec(ctx, "ending the planning", "DROP SCHEMA "+stubs+" CASCADE", "SET disabled_optimizers = ''")
+}
+
+// lock ends all changes of what is set.
+func (s *session) lock(ctx context.Context) error {
+	return s.exec(ctx, "locking DuckDB", "SET lock_configuration = true")
 }
 
 // reading is what is read of a view: files, and the paths by which DuckDB opens them.

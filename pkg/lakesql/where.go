@@ -48,8 +48,7 @@ func OpenWhere(ctx context.Context, cfg Config, typ string, state *lake.State, c
 		return nil, errors.Join(err, s.end())
 	}
 	w.filter = s.choose(ctx, w.over(identifier(v.name)))[v.name].filter
-	return w, errors.Join(s.exec(ctx, "locking DuckDB",
-		"DROP SCHEMA "+stubs+" CASCADE", "SET disabled_optimizers = ''", "SET lock_configuration = true"))
+	return w, errors.Join(s.planned(ctx), s.lock(ctx))
 }
 
 // Close ends it.
