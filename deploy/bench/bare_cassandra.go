@@ -36,20 +36,12 @@ func bareCassandraRow(ctx context.Context, b *bench, count int) error {
 		return err
 	}
 	store.Close()
-	brokers, err := server("MILLRACE_KAFKA")
-	if err != nil {
-		return err
-	}
 	session, err := bareSession(keyspace)
 	if err != nil {
 		return err
 	}
 	defer session.Close()
-	group := fmt.Sprintf("%s-bare-cassandra-%d", b.run, b.round)
-	consumer, err := kgo.NewClient(
-		kgo.SeedBrokers(brokers...), kgo.ConsumerGroup(group), kgo.ConsumeTopics(b.typ.Topic.Name),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(),
-	)
+	consumer, group, err := b.bareConsumer("bare-cassandra")
 	if err != nil {
 		return err
 	}

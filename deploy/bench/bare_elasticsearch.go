@@ -44,10 +44,6 @@ func bareElasticsearchRow(ctx context.Context, b *bench, count int) error {
 	if _, err := b.elasticsearch(ctx, prefix); err != nil { // for the same index template
 		return err
 	}
-	brokers, err := server("MILLRACE_KAFKA")
-	if err != nil {
-		return err
-	}
 	urls, err := server("MILLRACE_ELASTICSEARCH")
 	if err != nil {
 		return err
@@ -59,11 +55,7 @@ func bareElasticsearchRow(ctx context.Context, b *bench, count int) error {
 	if err != nil {
 		return err
 	}
-	group := fmt.Sprintf("%s-bare-elasticsearch-%d", b.run, b.round)
-	consumer, err := kgo.NewClient(
-		kgo.SeedBrokers(brokers...), kgo.ConsumerGroup(group), kgo.ConsumeTopics(b.typ.Topic.Name),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(),
-	)
+	consumer, group, err := b.bareConsumer("bare-elasticsearch")
 	if err != nil {
 		return err
 	}

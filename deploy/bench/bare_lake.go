@@ -102,19 +102,11 @@ func (f *bareFile) close() error {
 }
 
 func bareLakeRow(ctx context.Context, b *bench, count int) error {
-	brokers, err := server("MILLRACE_KAFKA")
-	if err != nil {
-		return err
-	}
 	folder := filepath.Join(os.TempDir(), b.run, "bare-lake-"+strconv.Itoa(b.round)) // beside the lake
 	if err := os.MkdirAll(folder, 0o750); err != nil {
 		return err
 	}
-	group := fmt.Sprintf("%s-bare-lake-%d", b.run, b.round)
-	consumer, err := kgo.NewClient(
-		kgo.SeedBrokers(brokers...), kgo.ConsumerGroup(group), kgo.ConsumeTopics(b.typ.Topic.Name),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(),
-	)
+	consumer, group, err := b.bareConsumer("bare-lake")
 	if err != nil {
 		return err
 	}

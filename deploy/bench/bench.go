@@ -77,6 +77,16 @@ func newBench(run string) (*bench, error) {
 	return b, err
 }
 
+// bareConsumer is what the bare loops read by, with the client's own settings.
+func (b *bench) bareConsumer(row string) (client *kgo.Client, group string, err error) {
+	group = fmt.Sprintf("%s-%s-%d", b.run, row, b.round)
+	client, err = kgo.NewClient(
+		kgo.SeedBrokers(b.cfg.Brokers...), kgo.ConsumerGroup(group), kgo.ConsumeTopics(b.typ.Topic.Name),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(),
+	)
+	return client, group, err
+}
+
 func (b *bench) keyspace() string { return b.run + "_" + strconv.Itoa(b.round) }
 func (b *bench) prefix() string   { return b.run + "-" + strconv.Itoa(b.round) }
 func (b *bench) warehouse() string {
@@ -147,9 +157,13 @@ func (b *bench) values(i int) []codec.Value {
 		"trace_id":   codec.StringValue(fmt.Sprintf("%032x", i)),
 		"attributes": codec.MapValue(map[string]string{"route": "/api/v1/orders/{id}", "method": "GET"}),
 	}
-	values := make([]codec.Value, len(b.typ.Fields))
+	return valuesOf(b.typ, set)
+}
+
+func valuesOf(typ *schema.Type, set map[string]codec.Value) []codec.Value {
+	values := make([]codec.Value, len(typ.Fields))
 	for name, v := range set {
-		values[b.typ.Index(name)] = v
+		values[typ.Index(name)] = v
 	}
 	return values
 }

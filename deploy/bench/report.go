@@ -110,7 +110,11 @@ func show(stdout io.Writer, path string, rep report) error {
 	if path == "" {
 		return nil
 	}
-	data, err := json.MarshalIndent(rep, "", "  ")
+	return writeJSON(path, rep)
+}
+
+func writeJSON(path string, results any) error {
+	data, err := json.MarshalIndent(results, "", "  ")
 	if err != nil {
 		return err
 	}

@@ -79,11 +79,7 @@ func measureReports(ctx context.Context, o options, stdout io.Writer) (err error
 	if err := w.Flush(); err != nil || o.out == "" {
 		return err
 	}
-	data, err := json.MarshalIndent(all, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(o.out, append(data, '\n'), 0o644) //nolint:gosec // results are for everybody
+	return writeJSON(o.out, all)
 }
 
 // reportsLake is the lake of the benchmark.
@@ -207,25 +203,7 @@ func (r *reportsLake) record(typ *schema.Type, n, count int) codec.Record {
 			set["error"] = codec.StringValue("timeout")
 		}
 	}
-	values := make([]codec.Value, len(typ.Fields))
-	for name, v := range set {
-		if i := typ.Index(name); i >= 0 {
-			values[i] = v
-		}
-	}
-	for i, f := range typ.Fields {
-		if values[i].IsNull() && !f.Nullable {
-			switch f.Kind {
-			case schema.Map:
-				values[i] = codec.MapValue(nil)
-			case schema.String:
-				values[i] = codec.StringValue("")
-			default:
-				values[i] = codec.LongValue(0)
-			}
-		}
-	}
-	return codec.Record{Type: typ, Values: values, Source: &kgo.Record{Topic: typ.Topic.Name, Offset: int64(n), Timestamp: at.Add(time.Second)}}
+	return codec.Record{Type: typ, Values: valuesOf(typ, set), Source: &kgo.Record{Topic: typ.Topic.Name, Offset: int64(n), Timestamp: at.Add(time.Second)}}
 }
 
 func (r *reportsLake) merge(ctx context.Context) error {
