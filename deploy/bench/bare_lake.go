@@ -74,7 +74,7 @@ func (f *bareFile) write(rows []bareLakeRecord) error {
 		f.n++
 		f.w = parquet.NewGenericWriter[bareLakeRecord](f.file,
 			parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}), parquet.MaxRowsPerRowGroup(bareGroupRows),
-			parquet.PageBufferSize(128<<10), parquet.DictionaryMaxBytes(512<<10), parquet.DataPageStatistics(true),
+			parquet.PageBufferSize(64<<10), parquet.DictionaryMaxBytes(512<<10), parquet.DataPageStatistics(true),
 			parquet.BloomFilters(parquet.SplitBlockFilter(10, "id")))
 	}
 	if _, err := f.w.Write(rows); err != nil {

@@ -101,7 +101,7 @@ func (e *Encoder) Encode(values []Value) (*kgo.Record, error) {
 	}
 	size := headerLen
 	for i := range values {
-		size += len(values[i].buf) + binary.MaxVarintLen64 + 1
+		size += len(values[i].Bytes()) + binary.MaxVarintLen64 + 1
 	}
 	out := make([]byte, headerLen, size+64)
 	binary.BigEndian.PutUint32(out[1:], uint32(e.id)) //nolint:gosec // ids are below 2^31
@@ -127,7 +127,7 @@ func identify(id, at Value, now func() time.Time) ([2]Value, error) {
 			t := now()
 			return [2]Value{StringValue(event.NewID(t)), LongValue(t.UnixMicro())}, nil
 		}
-		t, err := event.TimeOf(id.buf)
+		t, err := event.TimeOf(id.Bytes())
 		if err != nil {
 			return [2]Value{}, &FieldError{Field: "id", Msg: "comes without a time and is " + err.Error() + ", which would carry one"}
 		}
@@ -149,16 +149,16 @@ var (
 
 func (f *encField) append(out []byte, v Value, check *mapCheck) ([]byte, error) {
 	if f.nullable {
-		if !v.set {
+		if v.IsNull() {
 			return append(out, f.null), nil
 		}
 		out = append(out, f.value)
-	} else if !v.set {
+	} else if v.IsNull() {
 		return nil, errNull
 	}
 	switch f.kind {
 	case schema.Bool:
-		return append(out, byte(v.num&1)), nil
+		return append(out, byte(v.bits()&1)), nil
 	case schema.Int:
 		if v.Long() != int64(int32(v.Long())) { //nolint:gosec // the range is what is tested
 			return nil, errRangeInt
@@ -173,25 +173,25 @@ func (f *encField) append(out []byte, v Value, check *mapCheck) ([]byte, error) 
 		}
 		return binary.LittleEndian.AppendUint32(out, math.Float32bits(float32(d))), nil
 	case schema.Double:
-		return binary.LittleEndian.AppendUint64(out, v.num), nil
+		return binary.LittleEndian.AppendUint64(out, v.bits()), nil
 	case schema.String:
-		if !utf8.Valid(v.buf) {
+		if !utf8.Valid(v.Bytes()) {
 			return nil, errNotUTF8
 		}
-		return appendBytes(out, v.buf), nil
+		return appendBytes(out, v.Bytes()), nil
 	case schema.UUID:
-		return appendUUID(out, v.buf)
+		return appendUUID(out, v.Bytes())
 	case schema.Map:
-		end, err := check.end(v.buf, 0)
-		if err == nil && end != len(v.buf) {
+		end, err := check.end(v.Bytes(), 0)
+		if err == nil && end != len(v.Bytes()) {
 			err = errTrailing
 		}
 		if err != nil {
 			return nil, fmt.Errorf("is not a map: %w", err)
 		}
-		return append(out, v.buf...), nil
+		return append(out, v.Bytes()...), nil
 	default:
-		return appendBytes(out, v.buf), nil
+		return appendBytes(out, v.Bytes()), nil
 	}
 }
 
@@ -229,7 +229,7 @@ func (e *Encoder) appendKey(out []byte, values []Value, identity [2]Value) []byt
 		case schema.Float, schema.Double:
 			out = strconv.AppendFloat(out, v.Double(), 'g', -1, 64)
 		default:
-			out = append(out, v.buf...)
+			out = append(out, v.Bytes()...)
 		}
 	}
 	return out

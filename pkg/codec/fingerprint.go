@@ -39,7 +39,7 @@ func canonical(t *schema.Type, values []Value, skipAttribute string) []byte {
 	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(t.Fields[a].Name, t.Fields[b].Name) })
 	buf := make([]byte, 0, 512)
 	for _, i := range order {
-		if i < len(values) && values[i].set {
+		if i < len(values) && !values[i].IsNull() {
 			buf = append(append(buf, t.Fields[i].Name...), '=')
 			buf = append(appendCanonical(buf, t.Fields[i].Kind, &values[i], skipAttribute), '\n')
 		}
@@ -72,7 +72,7 @@ func appendCanonical(dst []byte, kind schema.Kind, v *Value, skip string) []byte
 	case schema.Map:
 		type pair struct{ k, v string }
 		var pairs []pair
-		walkMap(v.buf, func(k, e []byte) bool {
+		walkMap(v.Bytes(), func(k, e []byte) bool {
 			if string(k) != skip || skip == "" {
 				pairs = append(pairs, pair{string(k), string(e)})
 			}
@@ -85,7 +85,7 @@ func appendCanonical(dst []byte, kind schema.Kind, v *Value, skip string) []byte
 		}
 		return dst
 	default:
-		return appendCounted(dst, v.buf)
+		return appendCounted(dst, v.Bytes())
 	}
 }
 

@@ -18,7 +18,7 @@ func AppendJSON(dst []byte, r *Record) []byte {
 	first := true
 	for i := range r.Values {
 		v := &r.Values[i]
-		if !v.set {
+		if v.IsNull() {
 			continue
 		}
 		if !first {
@@ -45,12 +45,12 @@ func appendJSONValue(dst []byte, kind schema.Kind, v *Value) []byte {
 	case schema.Timestamp:
 		return appendJSONTime(dst, v.Long())
 	case schema.Bytes:
-		dst = base64.StdEncoding.AppendEncode(append(dst, '"'), v.buf)
+		dst = base64.StdEncoding.AppendEncode(append(dst, '"'), v.Bytes())
 		return append(dst, '"')
 	case schema.Map:
 		dst = append(dst, '{')
 		first := true
-		walkMap(v.buf, func(k, e []byte) bool {
+		walkMap(v.Bytes(), func(k, e []byte) bool {
 			if !first {
 				dst = append(dst, ',')
 			}
@@ -61,7 +61,7 @@ func appendJSONValue(dst []byte, kind schema.Kind, v *Value) []byte {
 		})
 		return append(dst, '}')
 	default:
-		return appendJSONString(dst, v.buf)
+		return appendJSONString(dst, v.Bytes())
 	}
 }
 

@@ -381,13 +381,13 @@ func TestMapsOnTheWire(t *testing.T) {
 	for i := range 1000 {
 		many[strconv.Itoa(i)] = "v"
 	}
-	f(string(MapValue(many).buf), nil)
+	f(string(MapValue(many).Bytes()), nil)
 	var pairs []string
 	for i := range 100 {
 		pairs = append(pairs, strconv.Itoa(i%99), "v")
 	}
-	f(string(PairsValue(pairs...).buf), errMapKey)
-	f(string(PairsValue("k").buf), nil)
+	f(string(PairsValue(pairs...).Bytes()), errMapKey)
+	f(string(PairsValue("k").Bytes()), nil)
 }
 
 func FuzzEncodeJSON(f *testing.F) {

@@ -102,7 +102,7 @@ func (e *Encoder) encodeJSON(obj []byte, tenant string) (*kgo.Record, error) {
 		s.values[i] = e.defaults[i]
 	}
 	if tenant != "" {
-		if own := s.values[schema.Tenant].buf; s.seen[schema.Tenant] && len(own) > 0 && string(own) != tenant {
+		if own := s.values[schema.Tenant].Bytes(); s.seen[schema.Tenant] && len(own) > 0 && string(own) != tenant {
 			return nil, &FieldError{Field: "tenant", Msg: fmt.Sprintf("is %.40q, but the request is in the name of %q: leave it out or send it in its own name", own, tenant)}
 		}
 		s.values[schema.Tenant] = StringValue(tenant)

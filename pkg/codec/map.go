@@ -9,20 +9,20 @@ import (
 // MapValue makes a Map, with its keys in order.
 func MapValue(m map[string]string) Value {
 	if len(m) == 0 {
-		return Value{buf: emptyMap[:], set: true}
+		return BytesValue(emptyMap[:])
 	}
 	buf := appendLong(nil, int64(len(m)))
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		buf = appendText(appendText(buf, k), m[k])
 	}
-	return Value{buf: append(buf, 0), set: true}
+	return BytesValue(append(buf, 0))
 }
 
 // PairsValue makes a Map of keys and values that follow each other, in their order. A last key without a value has the
 // empty one. It is cheaper than MapValue; keys must differ, else encoding is refused.
 func PairsValue(kv ...string) Value {
 	if len(kv) == 0 {
-		return Value{buf: emptyMap[:], set: true}
+		return BytesValue(emptyMap[:])
 	}
 	buf := appendLong(nil, int64(len(kv)+1)/2)
 	for _, s := range kv {
@@ -31,7 +31,7 @@ func PairsValue(kv ...string) Value {
 	if len(kv)%2 != 0 {
 		buf = append(buf, 0)
 	}
-	return Value{buf: append(buf, 0), set: true}
+	return BytesValue(append(buf, 0))
 }
 
 // emptyMap is Avro's encoding of no entries.

@@ -260,7 +260,7 @@ func read(code opcode, b []byte, pos int, v *Value, check *mapCheck) (int, error
 		if err != nil {
 			return 0, err
 		}
-		v.buf, v.set = b[start:end:end], true
+		*v = BytesValue(b[start:end:end])
 		return end, nil
 	case opLong, opInt, opLongD, opIntD, opLongF, opIntF:
 		return readNumber(code, b, pos, v)
@@ -284,14 +284,14 @@ func read(code opcode, b []byte, pos int, v *Value, check *mapCheck) (int, error
 		if err != nil {
 			return 0, err
 		}
-		v.buf, v.set = b[pos:end:end], true
+		*v = BytesValue(b[pos:end:end])
 		return end, nil
 	case opBytes:
 		start, end, err := span(b, pos)
 		if err != nil {
 			return 0, err
 		}
-		v.buf, v.set = b[start:end:end], true
+		*v = BytesValue(b[start:end:end])
 		return end, nil
 	case opBool:
 		is, pos, err := boolean(b, pos)
@@ -319,7 +319,7 @@ func readNumber(code opcode, b []byte, pos int, v *Value) (int, error) {
 	case opLongF, opIntF:
 		*v = DoubleValue(float64(float32(n)))
 	default:
-		v.num, v.set = uint64(n), true //nolint:gosec // the bits are kept as they are
+		*v = LongValue(n)
 	}
 	return pos, nil
 }
@@ -331,15 +331,14 @@ func readUUID(b []byte, pos int, v *Value) (int, error) {
 	}
 	switch event.Check(b[start:end]) {
 	case event.Lower:
-		v.buf = b[start:end:end]
+		*v = BytesValue(b[start:end:end])
 	case event.Upper:
 		var lower [event.Len]byte
 		event.Canonical(&lower, b[start:end])
-		v.buf = lower[:]
+		*v = BytesValue(lower[:])
 	default:
 		return 0, errUUID
 	}
-	v.set = true
 	return end, nil
 }
 

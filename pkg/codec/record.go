@@ -8,6 +8,7 @@ package codec
 import (
 	"iter"
 	"math"
+	"unsafe"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -16,56 +17,82 @@ import (
 
 // Value is one field's value. The zero Value is null. What its bits mean is said by the field's schema.Kind at the
 // same position.
+//
+// It is two words, one of them a pointer: a consumer holds millions of values, which the collector has to look through.
 type Value struct {
-	num uint64
-	buf []byte
-	set bool
+	data *byte  // the first of the bytes, or a mark; nil of null
+	num  uint64 // a number, or how many bytes there are
 }
+
+// marks stand for the data of what has none.
+var marks [2]byte
+
+func mark(i int) *byte { return &marks[i] }
+
+func numberOf(n uint64) Value { return Value{data: mark(0), num: n} }
 
 // Constructors of values, one per kind.
 
 // BoolValue makes a Bool.
 func BoolValue(b bool) Value {
 	if b {
-		return Value{num: 1, set: true}
+		return numberOf(1)
 	}
-	return Value{set: true}
+	return numberOf(0)
 }
 
 // LongValue makes an Int, a Long, or a Timestamp in microseconds.
-func LongValue(n int64) Value { return Value{num: uint64(n), set: true} } //nolint:gosec // the bits are kept as they are
+func LongValue(n int64) Value { return numberOf(uint64(n)) } //nolint:gosec // the bits are kept as they are
 
 // DoubleValue makes a Float or a Double.
-func DoubleValue(f float64) Value { return Value{num: math.Float64bits(f), set: true} }
+func DoubleValue(f float64) Value { return numberOf(math.Float64bits(f)) }
 
 // BytesValue makes a String, Bytes, a UUID in its text form, or a Map in Avro's encoding. It keeps b.
-func BytesValue(b []byte) Value { return Value{buf: b, set: true} }
+func BytesValue(b []byte) Value {
+	if len(b) == 0 {
+		return Value{data: mark(1)}
+	}
+	return Value{data: unsafe.SliceData(b), num: uint64(len(b))}
+}
 
 // StringValue makes a String or a UUID.
-func StringValue(s string) Value { return Value{buf: []byte(s), set: true} }
+func StringValue(s string) Value { return BytesValue([]byte(s)) }
 
 // IsNull says whether there is no value.
-func (v Value) IsNull() bool { return !v.set }
+func (v Value) IsNull() bool { return v.data == nil }
 
 // Bool gives a Bool.
-func (v Value) Bool() bool { return v.num != 0 }
+func (v Value) Bool() bool { return v.bits() != 0 }
 
 // Long gives an Int, a Long, or a Timestamp in microseconds since 1970.
-func (v Value) Long() int64 { return int64(v.num) } //nolint:gosec // the bits are kept as they are
+func (v Value) Long() int64 { return int64(v.bits()) } //nolint:gosec // the bits are kept as they are
 
 // Double gives a Float or a Double.
-func (v Value) Double() float64 { return math.Float64frombits(v.num) }
+func (v Value) Double() float64 { return math.Float64frombits(v.bits()) }
+
+// bits gives those of a number, and 0 for all else.
+func (v Value) bits() uint64 {
+	if v.data != mark(0) {
+		return 0
+	}
+	return v.num
+}
 
 // Bytes gives a String, Bytes or a UUID's text without a copy: it lies in the record's own bytes and is not to be
-// changed. For a Map it is Avro's encoding; use Pairs.
-func (v Value) Bytes() []byte { return v.buf }
+// changed. For a Map it is Avro's encoding; use Pairs. It is nil for all else.
+func (v Value) Bytes() []byte {
+	if v.data == nil || v.data == mark(0) {
+		return nil
+	}
+	return unsafe.Slice(v.data, v.num)
+}
 
 // String gives a copy of Bytes as a string.
-func (v Value) String() string { return string(v.buf) }
+func (v Value) String() string { return string(v.Bytes()) }
 
 // Pairs walks a Map in the order it was written. Keys and values lie in the record's bytes.
 func (v Value) Pairs() iter.Seq2[[]byte, []byte] {
-	return func(yield func([]byte, []byte) bool) { walkMap(v.buf, yield) }
+	return func(yield func([]byte, []byte) bool) { walkMap(v.Bytes(), yield) }
 }
 
 // Record is one decoded record.

@@ -44,7 +44,7 @@ func (e *Encoder) EncodeStruct(v any) (*kgo.Record, error) {
 	if err := s.program.run(b, values, &check); err != nil {
 		return nil, &FieldError{Msg: err.Error()}
 	}
-	if len(values[schema.ID].buf) == 0 {
+	if len(values[schema.ID].Bytes()) == 0 {
 		values[schema.ID] = Value{}
 	}
 	if at := values[schema.Time].Long(); at == 0 || at == zeroTime {

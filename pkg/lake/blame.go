@@ -55,7 +55,7 @@ func (w *Writer) guarded(records []codec.Record, p *plan, write func() error) (e
 // toBlame finds the rows that panic, and none where it is all of them.
 func (w *Writer) toBlame(records []codec.Record, p *plan) map[RowID]*PanicError {
 	found, all := map[RowID]*PanicError{}, map[RowID]bool{}
-	coming := newRowBuffer(w.layout)
+	coming := newRowBuffer(w.layout, newWords(w.layout, w.cfg.Memory/wordShare))
 	for i := range records {
 		src := records[i].Source
 		id := RowID{src.Partition, src.Offset}
@@ -114,7 +114,7 @@ func (w *Writer) blame(rows *rowBuffer, found map[RowID]*PanicError) {
 			return
 		}
 		for _, half := range [][]rowRef{rows.refs[:n/2], rows.refs[n/2:]} {
-			w.blame(&rowBuffer{layout: rows.layout, blocks: rows.blocks, refs: half}, found)
+			w.blame(&rowBuffer{layout: rows.layout, words: rows.words, blocks: rows.blocks, refs: half}, found)
 		}
 	}
 }

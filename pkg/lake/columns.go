@@ -19,6 +19,9 @@ const (
 	fromAppendTime
 )
 
+// idColumn is the one that no two rows have the same of.
+const idColumn = "id"
+
 // A leaf is one column of the Parquet file, by the index parquet-go gave it.
 type leaf struct {
 	index    int
@@ -37,6 +40,7 @@ type column struct {
 	id       int
 	kind     schema.Kind // of the values in the file
 	required bool
+	leaf     int // the index of the first that it has
 }
 
 // layout is how the rows of one Iceberg schema lie in Parquet.
@@ -81,6 +85,9 @@ func newLayout(sc *iceberg.Schema) (*layout, error) {
 			index: c.ColumnIndex, column: col, maxDef: c.MaxDefinitionLevel,
 			required: l.columns[col].required, id: ids[path[0]][0], bounded: len(path) == 1,
 		}
+		if path[len(path)-1] != "value" || len(path) == 1 {
+			l.columns[col].leaf = lf.index
+		}
 		switch path[len(path)-1] {
 		case "key":
 			lf.mapKey = len(path) == 3
@@ -114,7 +121,7 @@ func parquetNode(f iceberg.NestedField) (parquet.Node, schema.Kind, error) {
 	case iceberg.Float64Type:
 		return parquet.Leaf(parquet.DoubleType), schema.Double, nil
 	case iceberg.StringType:
-		if f.Name == "id" { // no two are alike
+		if f.Name == idColumn { // no two are alike
 			return parquet.Encoded(parquet.String(), &parquet.Plain), schema.String, nil
 		}
 		return parquet.Encoded(parquet.String(), &parquet.RLEDictionary), schema.String, nil

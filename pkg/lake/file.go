@@ -10,10 +10,8 @@ import (
 	"github.com/apache/iceberg-go"
 	iceio "github.com/apache/iceberg-go/io"
 	"github.com/parquet-go/parquet-go"
-	"github.com/parquet-go/parquet-go/compress/zstd"
 	"github.com/parquet-go/parquet-go/format"
 
-	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/failpoint"
 	"github.com/millrace/millrace/pkg/schema"
 )
@@ -23,9 +21,6 @@ const (
 	boundBytes = 16        // of a string that are kept in a file's bounds, as Iceberg's truncate(16)
 	maxDict    = 512 << 10 // bytes of a dictionary before the column is written plain
 )
-
-// compression is one for all files: it keeps what its encoders need, some 8 MiB each.
-var compression = &zstd.Codec{Level: zstd.SpeedFastest}
 
 // fileWriter writes one Parquet file of one table partition, row group by row group.
 type fileWriter struct {
@@ -38,6 +33,7 @@ type fileWriter struct {
 	nans   map[int]int64 // by field id
 	values []parquet.Value
 	chunk  [][]byte // the rows that are being handed to the columns
+	cells  []uint64 // theirs of one column
 	sorter groupSorter
 	sorted *int // the sort order that the whole file is in, if any
 }
@@ -58,14 +54,14 @@ func newFileWriter(fs creator, path string, l *layout, sorted []string) (*fileWr
 		l.parquet,
 		parquet.Compression(compression),
 		parquet.CreatedBy("millrace", "1", "parquet-go"),
-		parquet.PageBufferSize(128 << 10),
+		parquet.PageBufferSize(64 << 10),
 		parquet.DictionaryMaxBytes(maxDict),
 		parquet.DataPageStatistics(true),
 		parquet.KeyValueMetadata("millrace.row-group-sort", fmt.Sprint(sorted)),
 	}
 	for _, lf := range l.leaves {
-		if l.columns[lf.column].name == "id" {
-			opts = append(opts, parquet.BloomFilters(parquet.SplitBlockFilter(10, "id")))
+		if l.columns[lf.column].name == idColumn {
+			opts = append(opts, parquet.BloomFilters(parquet.SplitBlockFilter(10, idColumn)))
 		}
 	}
 	f.w = parquet.NewGenericWriter[any](f.buf, opts...)
@@ -83,10 +79,13 @@ func (f *fileWriter) writeGroup(b *rowBuffer) error {
 	for chunk := range slices.Chunk(order, chunkRows) {
 		f.chunk = f.chunk[:0]
 		for _, k := range chunk {
-			f.chunk = append(f.chunk, b.row(k.row))
+			f.chunk = append(f.chunk, b.at(k.row))
 		}
-		for _, lf := range f.layout.leaves {
-			if err := f.writeChunk(columns[lf.index], lf); err != nil {
+		for i := range f.layout.leaves {
+			lf := &f.layout.leaves[i]
+			f.gather(b.words, lf)
+			f.countNaNs(lf)
+			if _, err := columns[lf.index].WriteRowValues(f.values); err != nil {
 				return fmt.Errorf("writing column %s of %s: %w", f.layout.columns[lf.column].name, f.path, err)
 			}
 		}
@@ -99,42 +98,106 @@ func (f *fileWriter) writeGroup(b *rowBuffer) error {
 	return nil
 }
 
-// writeChunk hands a column of f.chunk on.
-func (f *fileWriter) writeChunk(w *parquet.ColumnWriter, lf leaf) error {
+// gather makes f.values those that a leaf has in f.chunk.
+func (f *fileWriter) gather(w *words, lf *leaf) {
+	c := &f.layout.columns[lf.column]
+	f.cells = f.cells[:0]
+	for at, i := f.layout.nullBytes()+cellBytes*lf.column, 0; i < len(f.chunk); i++ {
+		f.cells = append(f.cells, binary.LittleEndian.Uint64(f.chunk[i][at:]))
+	}
 	f.values = f.values[:0]
-	l, null := f.layout, parquet.NullValue().Level(0, 0, lf.index)
-	kind := l.columns[lf.column].kind
-	bit, mask, cell := lf.column/8, byte(1)<<(lf.column%8), l.nullBytes()+cellBytes*lf.column
-	switch {
-	case lf.mapKey || lf.mapValue:
-		for _, row := range f.chunk {
-			f.appendPairs(lf, row)
+	if lf.mapKey || lf.mapValue {
+		for i, row := range f.chunk {
+			f.values = w.appendSide(f.values, lf, row, f.cells[i], f.layout.isNull(row, lf.column))
 		}
-	case kind == schema.String || kind == schema.Bytes: // the columns that there are most of
-		for _, row := range f.chunk {
-			if row[bit]&mask != 0 {
-				f.values = append(f.values, null)
-				continue
-			}
-			f.values = append(f.values, parquet.ByteArrayValue(textAt(row, binary.LittleEndian.Uint64(row[cell:]))).Level(0, lf.maxDef, lf.index))
-		}
-	default:
-		for _, row := range f.chunk {
-			if row[bit]&mask != 0 {
-				f.values = append(f.values, null)
-				continue
-			}
-			f.values = append(f.values, l.value(row, lf.column).Level(0, lf.maxDef, lf.index))
+		return
+	}
+	f.appendValues(w.leaves[lf.index], c.kind)
+	if lf.maxDef == 0 {
+		return
+	}
+	null := parquet.NullValue()
+	for i, row := range f.chunk {
+		if f.layout.isNull(row, lf.column) {
+			f.values[i] = null
+		} else {
+			f.values[i].SetDefinitionLevel(lf.maxDef)
 		}
 	}
-	if kind == schema.Float || kind == schema.Double {
-		f.countNaNs(lf)
-	}
-	_, err := w.WriteRowValues(f.values)
-	return err
 }
 
-func (f *fileWriter) countNaNs(lf leaf) {
+// appendValues makes a value of every cell. The cell of a null is 0.
+func (f *fileWriter) appendValues(v *vocabulary, kind schema.Kind) {
+	switch kind {
+	case schema.Bool:
+		for _, cell := range f.cells {
+			f.values = append(f.values, parquet.BooleanValue(cell != 0))
+		}
+	case schema.Int:
+		for _, cell := range f.cells {
+			f.values = append(f.values, parquet.Int32Value(int32(cell))) //nolint:gosec // an Avro int has 32 bits
+		}
+	case schema.Long, schema.Timestamp:
+		for _, cell := range f.cells {
+			f.values = append(f.values, parquet.Int64Value(int64(cell))) //nolint:gosec // the bits as they are
+		}
+	case schema.Float:
+		for _, cell := range f.cells {
+			f.values = append(f.values, parquet.FloatValue(float32(math.Float64frombits(cell))))
+		}
+	case schema.Double:
+		for _, cell := range f.cells {
+			f.values = append(f.values, parquet.DoubleValue(math.Float64frombits(cell)))
+		}
+	case schema.UUID:
+		for i, cell := range f.cells {
+			f.values = append(f.values, parquet.FixedLenByteArrayValue(textAt(f.chunk[i], cell)))
+		}
+	default:
+		for i, cell := range f.cells {
+			if cell&wordCell != 0 {
+				f.values = append(f.values, v.values[cell&^wordCell])
+			} else {
+				f.values = append(f.values, parquet.ByteArrayValue(textAt(f.chunk[i], cell)))
+			}
+		}
+	}
+}
+
+// appendSide adds the keys or the values of a map: repetition level 0 opens the row, 1 goes on with it. An absent map and an
+// empty one are told apart by the definition level.
+func (w *words) appendSide(dst []parquet.Value, lf *leaf, row []byte, cell uint64, null bool) []parquet.Value {
+	if null {
+		return append(dst, parquet.NullValue())
+	}
+	entries, n := row[cell>>32:], int(cell&math.MaxUint32) //nolint:gosec // a count
+	if n == 0 {
+		present := 1
+		if lf.required {
+			present = 0
+		}
+		return append(dst, parquet.NullValue().Level(0, present, lf.index))
+	}
+	if lf.mapValue {
+		entries = entries[cellBytes:]
+	}
+	values := w.leaves[lf.index].values
+	for i := range n {
+		cell := binary.LittleEndian.Uint64(entries[2*cellBytes*i:])
+		if cell&wordCell != 0 {
+			dst = append(dst, values[cell&^wordCell])
+		} else {
+			dst = append(dst, lf.text(textAt(row, cell), min(i, 1)))
+		}
+		values = w.leaves[lf.index].later
+	}
+	return dst
+}
+
+func (f *fileWriter) countNaNs(lf *leaf) {
+	if k := f.layout.columns[lf.column].kind; k != schema.Float && k != schema.Double {
+		return
+	}
 	for _, v := range f.values {
 		if isNaN(v) {
 			f.nans[lf.id]++
@@ -144,30 +207,6 @@ func (f *fileWriter) countNaNs(lf leaf) {
 
 func isNaN(v parquet.Value) bool {
 	return v.Kind() == parquet.Double && math.IsNaN(v.Double()) || v.Kind() == parquet.Float && math.IsNaN(float64(v.Float()))
-}
-
-// appendPairs writes one side of a map: repetition level 0 opens the row, 1 goes on with it. An absent map and an
-// empty one are told apart by the definition level.
-func (f *fileWriter) appendPairs(lf leaf, row []byte) {
-	if f.layout.isNull(row, lf.column) {
-		f.values = append(f.values, parquet.NullValue().Level(0, 0, lf.index))
-		return
-	}
-	present := 1
-	if lf.required {
-		present = 0
-	}
-	rep := 0
-	for k, v := range codec.BytesValue(f.layout.text(row, lf.column)).Pairs() {
-		if lf.mapValue {
-			k = v
-		}
-		f.values = append(f.values, parquet.ByteArrayValue(k).Level(rep, lf.maxDef, lf.index))
-		rep = 1
-	}
-	if rep == 0 {
-		f.values = append(f.values, parquet.NullValue().Level(0, present, lf.index))
-	}
 }
 
 // close writes the footer and makes the file durable.

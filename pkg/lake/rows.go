@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
-	"github.com/parquet-go/parquet-go"
 
 	"github.com/millrace/millrace/pkg/codec"
 	"github.com/millrace/millrace/pkg/schema"
@@ -18,13 +17,20 @@ import (
 // values lie next to each other, where those of a decoded record are all over the memory, and the records, with the whole
 // fetches that they are parts of, can be freed.
 //
-// A row is a bit for each column that is null, then 8 bytes for each column, then the bytes that those point at: of a
-// number its bits, of text its place in the row and its length.
+// A row is a bit for each column that is null, then a cell for each column, then the bytes that those point at. The cell of
+// a number is its bits, that of text the number of a word or the text's place in the row and its length, that of a map the
+// place and the count of its entries, which are two cells of text each.
 type rowBuffer struct {
 	layout *layout
+	words  *words
 	blocks [][]byte
 	refs   []rowRef
 	size   int64 // memory of the rows
+
+	// Of the row that is being added.
+	row   []byte
+	topic []byte
+	pairs []uint64
 }
 
 // rowRef is a row's place, and where it is from.
@@ -38,23 +44,29 @@ type rowRef struct {
 const (
 	blockBytes = 1 << 20
 	cellBytes  = 8
+	// wordCell marks a cell that has a word's number, not a text's place.
+	wordCell = 1 << 63
 	// refCost is what a row takes beside its bytes: its place, and that when it is sorted.
-	refCost = 24 + 48
+	refCost = 24 + 24
 )
 
-func newRowBuffer(l *layout) *rowBuffer { return &rowBuffer{layout: l} }
+func newRowBuffer(l *layout, w *words) *rowBuffer { return &rowBuffer{layout: l, words: w} }
 
 // nullBytes is the size of a row's null bits.
 func (l *layout) nullBytes() int { return (len(l.columns) + 7) / 8 }
 
 // add copies a record's row and says what memory it takes.
 func (b *rowBuffer) add(r *codec.Record, p *plan) (int64, error) {
-	nulls := b.layout.nullBytes()
-	size := nulls + cellBytes*len(p.from)
+	fixed := b.layout.nullBytes() + cellBytes*len(p.from)
+	b.row = slices.Grow(b.row[:0], fixed)[:fixed]
+	clear(b.row)
 	for i, from := range p.from {
-		size += sizeOf(r, from, b.layout.columns[i].kind)
+		if err := b.put(i, r, from); err != nil {
+			return 0, err
+		}
 	}
-	if int64(size) > math.MaxInt32 {
+	size := len(b.row)
+	if size > math.MaxInt32 {
 		return 0, fmt.Errorf("holding a row: it has %d bytes, more than a row can have", size)
 	}
 	n := len(b.blocks) - 1
@@ -63,120 +75,114 @@ func (b *rowBuffer) add(r *codec.Record, p *plan) (int64, error) {
 		n++
 	}
 	at := len(b.blocks[n])
-	row := b.blocks[n][at : at+size]
-	clear(row[:nulls])
-	end := nulls + cellBytes*len(p.from)
-	for i, from := range p.from {
-		var err error
-		if end, err = b.put(row, i, end, r, from); err != nil {
-			return 0, err
-		}
+	b.blocks[n] = append(b.blocks[n], b.row...)
+	if size > blockBytes {
+		b.row = nil
 	}
-	b.blocks[n] = b.blocks[n][:at+size]
 	src := r.Source
 	b.refs = append(b.refs, rowRef{offset: src.Offset, partition: src.Partition, block: int32(n), at: int32(at)}) //nolint:gosec // a block has a megabyte, or one row
 	b.size += int64(size) + refCost
 	return int64(size) + refCost, nil
 }
 
-// sizeOf is how many bytes a column needs beside its cell.
-func sizeOf(r *codec.Record, from int, kind schema.Kind) int {
-	switch {
-	case from == fromTopic:
-		return len(r.Source.Topic)
-	case from < 0 || r.Values[from].IsNull():
-		return 0
-	case kind == schema.UUID:
-		return len(uuid.UUID{})
-	}
-	return len(r.Values[from].Bytes())
-}
-
-// put writes one column of a row, whose bytes go to end, and gives where the next are to go.
-func (b *rowBuffer) put(row []byte, i, end int, r *codec.Record, from int) (int, error) {
+// put writes one column of the row that is being added.
+func (b *rowBuffer) put(i int, r *codec.Record, from int) error {
 	c := &b.layout.columns[i]
-	cell := row[b.layout.nullBytes()+cellBytes*i:]
-	number := func(n uint64) (int, error) {
-		binary.LittleEndian.PutUint64(cell, n)
-		return end, nil
-	}
-	text := func(n int) (int, error) {
-		binary.LittleEndian.PutUint64(cell, uint64(end)<<32|uint64(n)) //nolint:gosec // both within a row
-		return end + n, nil
-	}
+	cell := b.layout.nullBytes() + cellBytes*i
 	switch from {
 	case fromTopic:
-		return text(copy(row[end:], r.Source.Topic))
+		b.topic = append(b.topic[:0], r.Source.Topic...)
+		b.putCell(cell, b.text(c.leaf, b.topic))
+		return nil
 	case fromPartition:
-		return number(uint64(r.Source.Partition)) //nolint:gosec // the bits as they are
+		b.putCell(cell, uint64(r.Source.Partition)) //nolint:gosec // the bits as they are
+		return nil
 	case fromOffset:
-		return number(uint64(r.Source.Offset)) //nolint:gosec // the bits as they are
+		b.putCell(cell, uint64(r.Source.Offset)) //nolint:gosec // the bits as they are
+		return nil
 	case fromAppendTime:
-		return number(uint64(r.Source.Timestamp.UnixMicro()))
+		b.putCell(cell, uint64(r.Source.Timestamp.UnixMicro())) //nolint:gosec // the bits as they are
+		return nil
 	}
 	if from == fromNothing || r.Values[from].IsNull() {
 		if c.required {
-			return end, fmt.Errorf("holding column %s: %w null", c.name, errNoColumn)
+			return fmt.Errorf("holding column %s: %w null", c.name, errNoColumn)
 		}
-		row[i/8] |= 1 << (i % 8)
-		return end, nil
+		b.row[i/8] |= 1 << (i % 8)
+		return nil
 	}
 	v := r.Values[from]
 	switch c.kind {
 	case schema.Bool, schema.Int, schema.Long, schema.Timestamp:
-		return number(uint64(v.Long())) //nolint:gosec // the bits as they are
+		b.putCell(cell, uint64(v.Long())) //nolint:gosec // the bits as they are
 	case schema.Float, schema.Double:
-		return number(math.Float64bits(v.Double()))
+		b.putCell(cell, math.Float64bits(v.Double()))
 	case schema.UUID:
 		id, err := uuid.ParseBytes(v.Bytes())
 		if err != nil {
-			return end, fmt.Errorf("reading id: %w", err)
+			return fmt.Errorf("reading id: %w", err)
 		}
-		return text(copy(row[end:], id[:]))
+		b.putCell(cell, b.text(c.leaf, id[:]))
+	case schema.Map:
+		b.putCell(cell, b.entries(c.leaf, v))
 	default:
-		return text(copy(row[end:], v.Bytes()))
+		b.putCell(cell, b.text(c.leaf, v.Bytes()))
 	}
+	return nil
 }
 
-// row gives the bytes from a row's start on.
-func (b *rowBuffer) row(i int32) []byte {
+func (b *rowBuffer) putCell(cell int, n uint64) { binary.LittleEndian.PutUint64(b.row[cell:], n) }
+
+// text holds a text of a leaf and gives its cell: a word's number, or else the place behind all that the row has by now.
+func (b *rowBuffer) text(leaf int, text []byte) uint64 {
+	if n, ok := b.words.leaves[leaf].number(text); ok {
+		return wordCell | uint64(n)
+	}
+	at := len(b.row)
+	b.row = append(b.row, text...)
+	return span(at, len(text))
+}
+
+// entries holds those of a map, of which two leaves follow each other: keys and values.
+func (b *rowBuffer) entries(leaf int, m codec.Value) uint64 {
+	b.pairs = b.pairs[:0]
+	for k, v := range m.Pairs() {
+		b.pairs = append(b.pairs, b.text(leaf, k), b.text(leaf+1, v))
+	}
+	at := len(b.row)
+	for _, cell := range b.pairs {
+		b.row = binary.LittleEndian.AppendUint64(b.row, cell)
+	}
+	return span(at, len(b.pairs)/2)
+}
+
+// span is a position in a row, and how much there is.
+func span(at, n int) uint64 { return uint64(at)<<32 | uint64(n) } //nolint:gosec // both within a row
+
+// at gives the bytes from a row's start on.
+func (b *rowBuffer) at(i int32) []byte {
 	ref := &b.refs[i]
 	return b.blocks[ref.block][ref.at:]
 }
 
 func (l *layout) isNull(row []byte, column int) bool { return row[column/8]&(1<<(column%8)) != 0 }
 
-// number gives the bits of a column that holds a number.
-func (l *layout) number(row []byte, column int) uint64 {
+// cell gives the cell of a column that is not null.
+func (l *layout) cell(row []byte, column int) uint64 {
 	return binary.LittleEndian.Uint64(row[l.nullBytes()+cellBytes*column:])
 }
 
-// text gives the bytes of a column that holds some. They are good as long as the buffer.
-func (l *layout) text(row []byte, column int) []byte { return textAt(row, l.number(row, column)) }
-
-func textAt(row []byte, place uint64) []byte {
-	at, n := place>>32, place&math.MaxUint32
-	return row[at : at+n : at+n]
+// textOf gives what a cell of a leaf stands for. It is good as long as the buffer.
+func (w *words) textOf(row []byte, leaf int, cell uint64) []byte {
+	if cell&wordCell != 0 {
+		return w.leaves[leaf].values[cell&^wordCell].ByteArray()
+	}
+	return textAt(row, cell)
 }
 
-// value gives a column that is not null.
-func (l *layout) value(row []byte, column int) parquet.Value {
-	switch l.columns[column].kind {
-	case schema.Bool:
-		return parquet.BooleanValue(l.number(row, column) != 0)
-	case schema.Int:
-		return parquet.Int32Value(int32(l.number(row, column))) //nolint:gosec // an Avro int has 32 bits
-	case schema.Long, schema.Timestamp:
-		return parquet.Int64Value(int64(l.number(row, column))) //nolint:gosec // the bits as they are
-	case schema.Float:
-		return parquet.FloatValue(float32(math.Float64frombits(l.number(row, column))))
-	case schema.Double:
-		return parquet.DoubleValue(math.Float64frombits(l.number(row, column)))
-	case schema.UUID:
-		return parquet.FixedLenByteArrayValue(l.text(row, column))
-	default:
-		return parquet.ByteArrayValue(l.text(row, column))
-	}
+func textAt(row []byte, cell uint64) []byte {
+	at, n := cell>>32, cell&math.MaxUint32
+	return row[at : at+n : at+n]
 }
 
 // forget drops the rows of a source partition. Their bytes stay until the rest has become a row group.

@@ -2,16 +2,19 @@ package lake
 
 import (
 	"bytes"
-	"cmp"
+	order "cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/parquet-go/parquet-go"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/pkg/codec"
@@ -51,7 +54,6 @@ func TestRowsAreSorted(t *testing.T) {
 	doubles := []float64{math.NaN(), math.Inf(-1), -1.5, math.Copysign(0, -1), 0, 1e-300, 2, math.Inf(1)}
 	longs := []int64{math.MinInt64 + 1, -1, 0, 1, math.MaxInt64}
 	var records []codec.Record
-	buf := newRowBuffer(l)
 	for i := range 3000 {
 		values := make([]codec.Value, len(typ.Fields))
 		set := func(name string, v codec.Value) {
@@ -72,9 +74,6 @@ func TestRowsAreSorted(t *testing.T) {
 		records = append(records, codec.Record{Type: typ, Values: values, Source: &kgo.Record{
 			Topic: "topic", Partition: int32(rnd.IntN(3)), Offset: int64(i), Timestamp: base.Add(time.Second),
 		}})
-		if _, err := buf.add(&records[i], p); err != nil {
-			t.Fatal(err)
-		}
 	}
 	want := make([]int, len(records))
 	for i := range want {
@@ -82,10 +81,21 @@ func TestRowsAreSorted(t *testing.T) {
 	}
 	slices.SortFunc(want, func(i, j int) int { return compareRecords(typ, &records[i], &records[j]) })
 	sorter := newGroupSorter(l, sortColumns(tb.ice))
-	for range 2 { // its buffers are used again
-		for i, k := range sorter.sort(buf) {
+	// Numbered are all words, none, and those from a row in the middle on.
+	for _, from := range []int{0, len(records), len(records) / 2} {
+		words := newWords(l, 0)
+		buf := newRowBuffer(l, words)
+		for i := range records {
+			if i == from {
+				words.most = 1 << 20
+			}
+			if _, err := buf.add(&records[i], p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, k := range sorter.sort(buf) { // its buffers are used again
 			if int(k.row) != want[i] {
-				t.Fatalf("row %d is that of record %d, want %d", i, k.row, want[i])
+				t.Fatalf("with words from row %d on, row %d is that of record %d, want %d", from, i, k.row, want[i])
 			}
 		}
 	}
@@ -97,11 +107,11 @@ func compareRecords(typ *schema.Type, a, b *codec.Record) int {
 		var c int
 		switch {
 		case x.IsNull() || y.IsNull():
-			c = cmp.Compare(truth(!x.IsNull()), truth(!y.IsNull()))
+			c = order.Compare(truth(!x.IsNull()), truth(!y.IsNull()))
 		case name == "maybe":
-			c = cmp.Compare(x.Double(), y.Double())
+			c = order.Compare(x.Double(), y.Double())
 		case name == "count" || name == "last":
-			c = cmp.Compare(x.Long(), y.Long())
+			c = order.Compare(x.Long(), y.Long())
 		default:
 			c = bytes.Compare(x.Bytes(), y.Bytes())
 		}
@@ -109,7 +119,7 @@ func compareRecords(typ *schema.Type, a, b *codec.Record) int {
 			return c
 		}
 	}
-	return cmp.Or(cmp.Compare(a.Source.Partition, b.Source.Partition), cmp.Compare(a.Source.Offset, b.Source.Offset))
+	return order.Or(order.Compare(a.Source.Partition, b.Source.Partition), order.Compare(a.Source.Offset, b.Source.Offset))
 }
 
 func truth(b bool) int {
@@ -126,7 +136,7 @@ func TestHeldRowsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	buf := newRowBuffer(l)
+	buf := newRowBuffer(l, newWords(l, 1<<20))
 	var said int64
 	records := s.records(0, 20_000)
 	for i := range records {
@@ -150,7 +160,7 @@ func TestHeldRowsAreBounded(t *testing.T) {
 	}
 	big := s.records(0, 1)[0]
 	big.Values[s.typ.Index("body")] = codec.StringValue(string(make([]byte, 3*blockBytes))) // more than a block
-	if n, err := buf.add(&big, p); err != nil || n < 3*blockBytes || len(l.text(buf.row(0), columnOf(l, "body"))) != 3*blockBytes {
+	if n, err := buf.add(&big, p); err != nil || n < 3*blockBytes || len(textAt(buf.at(0), l.cell(buf.at(0), columnOf(l, "body")))) != 3*blockBytes {
 		t.Errorf("a large row takes %d (%v)", n, err)
 	}
 }
@@ -174,7 +184,7 @@ func TestRowsThatPanicWhenTheyAreWrittenAreFound(t *testing.T) {
 		l := part.rows.layout
 		for i, ref := range part.rows.refs {
 			if ref.offset == 3 || ref.offset == 40 {
-				cell := part.rows.row(int32(i))[l.nullBytes()+cellBytes*columnOf(l, "body"):]
+				cell := part.rows.at(int32(i))[l.nullBytes()+cellBytes*columnOf(l, "body"):]
 				binary.LittleEndian.PutUint64(cell, math.MaxUint64)
 			}
 		}
@@ -185,4 +195,122 @@ func TestRowsThatPanicWhenTheyAreWrittenAreFound(t *testing.T) {
 		t.Fatalf("got %v, to blame are %v", err, e.Rows)
 	}
 	w.Discard()
+}
+
+// TestWordsAreBounded: those that repeat are numbered, up to a bound, and a column whose words do not is left alone.
+func TestWordsAreBounded(t *testing.T) {
+	s := newStore(t)
+	l, p, err := s.open().prepare(t.Context(), s.typ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const most = 300 << 10 // less than all need
+	words := newWords(l, most)
+	buf := newRowBuffer(l, words)
+	records := logs(s.typ, 3*mostWords)
+	for i := range records {
+		if _, err := buf.add(&records[i], p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if words.size > most {
+		t.Errorf("words take %d bytes, of %d", words.size, most)
+	}
+	for name, want := range map[string]bool{"service": true, "host": true, "severity": true, "body": false, "trace_id": false} {
+		v := words.leaves[l.columns[columnOf(l, name)].leaf]
+		row := buf.at(int32(len(buf.refs) - 1))
+		if numbered := l.cell(row, columnOf(l, name))&wordCell != 0; numbered != want || v.closed == want || len(v.values) > mostWords {
+			t.Errorf("%s: %d words, closed %t; the last row's is numbered: %t, want %t", name, len(v.values), v.closed, numbered, want)
+		}
+	}
+	if v := words.leaves[l.columns[columnOf(l, "body")].leaf]; len(v.values) != fewWords {
+		t.Errorf("%d bodies are numbered, want the first %d", len(v.values), fewWords)
+	}
+}
+
+// logRow is what a reader without any of this package makes of a row.
+type logRow struct {
+	ID         string            `parquet:"id"`
+	Time       int64             `parquet:"time,timestamp(microsecond)"`
+	Service    string            `parquet:"service"`
+	Severity   *string           `parquet:"severity"`
+	Source     *string           `parquet:"source"`
+	Body       string            `parquet:"body"`
+	TraceID    *string           `parquet:"trace_id"`
+	Attributes map[string]string `parquet:"attributes"`
+	Topic      string            `parquet:"_topic"`
+	Partition  int32             `parquet:"_topic_partition"`
+	Offset     int64             `parquet:"_offset"`
+}
+
+func logRowOf(r *codec.Record) logRow {
+	text := func(name string) *string {
+		if v := r.Values[r.Type.Index(name)]; !v.IsNull() {
+			return new(v.String())
+		}
+		return nil
+	}
+	row := logRow{
+		ID: *text("id"), Time: r.TimeMicros(), Service: *text("service"), Severity: text("severity"), Source: text("source"),
+		Body: *text("body"), TraceID: text("trace_id"), Attributes: map[string]string{},
+		Topic: r.Source.Topic, Partition: r.Source.Partition, Offset: r.Source.Offset,
+	}
+	for k, v := range r.Values[r.Type.Index("attributes")].Pairs() {
+		row.Attributes[string(k)] = string(v)
+	}
+	return row
+}
+
+// TestEachWordIsWritten reads back rows whose words are numbered, are not, and are in part: texts and maps, with nulls.
+func TestEachWordIsWritten(t *testing.T) {
+	for _, memory := range []int64{1 << 30, 1 << 20, 8} { // room for all words, for some, and for none
+		s := newStore(t)
+		w, err := s.open().NewWriter(t.Context(), WriterConfig{Memory: memory, GroupRows: 900})
+		if err != nil {
+			t.Fatal(err)
+		}
+		records := logs(s.typ, 2000)
+		for i := range records {
+			m := map[string]string{}
+			for k := range i % 4 {
+				m[fmt.Sprint("key-", k)] = fmt.Sprint("value-", i%(700*k+1))
+			}
+			records[i].Values[s.typ.Index("attributes")] = codec.MapValue(m)
+			if i%3 == 0 {
+				records[i].Values[s.typ.Index("severity")] = codec.Value{}
+			}
+			if i%7 == 0 {
+				records[i].Values[s.typ.Index("source")] = codec.StringValue("")
+			}
+		}
+		if memory == 8 {
+			records = records[:50] // a row group each
+		}
+		want := map[string]logRow{}
+		for i := range records {
+			want[string(records[i].ID())] = logRowOf(&records[i])
+		}
+		if err := w.Add(t.Context(), s.typ, records); err != nil {
+			t.Fatal(err)
+		}
+		files, err := w.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			rows, err := parquet.ReadFile[logRow](strings.TrimPrefix(f.FilePath(), "file://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, got := range rows {
+				if d := cmp.Diff(want[got.ID], got); d != "" {
+					t.Fatalf("memory %d: -want +got\n%s", memory, d)
+				}
+				delete(want, got.ID)
+			}
+		}
+		if len(want) != 0 {
+			t.Errorf("memory %d: %d rows were not written", memory, len(want))
+		}
+	}
 }

@@ -14,7 +14,6 @@ import (
 	iceio "github.com/apache/iceberg-go/io"
 	"github.com/apache/iceberg-go/table"
 	"github.com/parquet-go/parquet-go"
-	"github.com/parquet-go/parquet-go/compress/zstd"
 
 	"github.com/millrace/millrace/pkg/schema"
 )
@@ -248,7 +247,7 @@ func (s *sorter) run(fill func(put func(parquet.Row) error) error) error {
 		return fmt.Errorf("sorting rows: %w", err)
 	}
 	buf := bufio.NewWriterSize(f, 256<<10)
-	w := parquet.NewGenericWriter[any](buf, s.order.layout.parquet, parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
+	w := parquet.NewGenericWriter[any](buf, s.order.layout.parquet, parquet.Compression(compression),
 		parquet.PageBufferSize(32<<10), parquet.MaxRowsPerRowGroup(10_000))
 	one := make([]parquet.Row, 1)
 	err = fill(func(r parquet.Row) error {

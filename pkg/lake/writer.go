@@ -33,6 +33,7 @@ type Writer struct {
 	where  table.LocationProvider
 	sorted []string
 	layout *layout
+	words  *words
 	parts  partitioner
 	open   map[int64]*openPart
 	held   int64 // memory of the rows that are in no row group yet
@@ -66,13 +67,17 @@ func (t *Table) NewWriter(ctx context.Context, cfg WriterConfig) (*Writer, error
 	}
 	files, remote, stop := uploads(ctx, fs)
 	return &Writer{
-		table: t, cfg: cfg, fs: fs, files: files, remote: remote, stop: stop, where: where, sorted: sortColumns(ice), layout: l, parts: parts,
+		table: t, cfg: cfg, fs: fs, files: files, remote: remote, stop: stop, where: where, sorted: sortColumns(ice), layout: l,
+		words: newWords(l, cfg.Memory/wordShare), parts: parts,
 		open: map[int64]*openPart{}, spilt: map[int32]bool{},
 	}, nil
 }
 
-// Held is the memory of the rows that are in no row group yet.
-func (w *Writer) Held() int64 { return w.held }
+// wordShare is the part of a writer's memory that the words of its rows may take.
+const wordShare = 8
+
+// Held is the memory of the rows that are in no row group yet, and of their words.
+func (w *Writer) Held() int64 { return w.held + w.words.size }
 
 // Prepare makes the table fit for records of a type, evolving it where it is older. An error leaves the writer as it was.
 func (w *Writer) Prepare(ctx context.Context, t *schema.Type) error {
@@ -91,7 +96,7 @@ func (w *Writer) Add(ctx context.Context, t *schema.Type, records []codec.Record
 		if err := w.guarded(nil, nil, w.finishFiles); err != nil {
 			return err
 		}
-		w.layout = l
+		w.layout, w.words = l, newWords(l, w.cfg.Memory/wordShare)
 	}
 	return w.guarded(records, p, func() error {
 		for i := range records {
@@ -107,7 +112,7 @@ func (w *Writer) add(r *codec.Record, p *plan) error {
 	q := w.parts.of(r.TimeMicros())
 	part := w.open[q]
 	if part == nil {
-		part = &openPart{rows: newRowBuffer(w.layout)}
+		part = &openPart{rows: newRowBuffer(w.layout, w.words)}
 		w.open[q] = part
 	}
 	size, err := part.rows.add(r, p)
@@ -118,7 +123,7 @@ func (w *Writer) add(r *codec.Record, p *plan) error {
 	if len(part.rows.refs) >= w.cfg.GroupRows {
 		return w.spill(q, part)
 	}
-	if w.held >= w.cfg.Memory {
+	if w.Held() >= w.cfg.Memory {
 		q, part = w.largest()
 		return w.spill(q, part)
 	}

@@ -375,11 +375,15 @@ func (d *decoding) decodeOne(ctx context.Context, r *kgo.Record) (codec.Record, 
 			"or raise stream.retry.bugs where the records are to blame: %.300v", d.panics, err))
 		defer d.setBroken("")
 	}
+	return d.decodeLater(ctx, r)
+}
+
+// decodeLater tries a record until it decodes, or is found to be bad.
+func (d *decoding) decodeLater(ctx context.Context, r *kgo.Record) (record codec.Record, bad error) {
 	d.cut(ctx)
 	d.setNoSchema(true)
 	defer d.setNoSchema(false)
-	var bad error
-	err = d.c.persist(ctx, "decoding", func(ctx context.Context) error {
+	err := d.c.persist(ctx, "decoding", func(ctx context.Context) error {
 		var err error
 		if record, err = d.try(ctx, r); isBad(err) {
 			bad = err

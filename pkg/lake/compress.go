@@ -1,0 +1,33 @@
+package lake
+
+import (
+	"runtime"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+	parquetzstd "github.com/parquet-go/parquet-go/compress/zstd"
+)
+
+// compressWindow is how far back a match may lie. A page is rarely larger, and each encoder holds as much twice.
+const compressWindow = 512 << 10
+
+// pageCodec compresses pages with encoders that last. Those of parquet-go's codec are in a pool, which each collection of
+// garbage empties, and each takes 8 MiB.
+type pageCodec struct{ parquetzstd.Codec }
+
+// compression is one for all files.
+var compression = &pageCodec{}
+
+var encoder = sync.OnceValue(func() *zstd.Encoder {
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithWindowSize(compressWindow), zstd.WithZeroFrames(true), zstd.WithEncoderCRC(false))
+	if err != nil {
+		panic(err) // an option is wrong
+	}
+	return e
+})
+
+// Encode compresses src into dst's memory, or more.
+func (*pageCodec) Encode(dst, src []byte) ([]byte, error) {
+	return encoder().EncodeAll(src, dst[:0]), nil
+}
