@@ -52,7 +52,7 @@ func BytesValue(b []byte) Value {
 	if len(b) == 0 {
 		return Value{data: mark(1)}
 	}
-	return Value{data: unsafe.SliceData(b), num: uint64(len(b))}
+	return Value{data: unsafe.SliceData(b), num: uint64(len(b))} //nolint:gosec // kept for Bytes to make the same of
 }
 
 // StringValue makes a String or a UUID.
@@ -84,7 +84,7 @@ func (v Value) Bytes() []byte {
 	if v.data == nil || v.data == mark(0) {
 		return nil
 	}
-	return unsafe.Slice(v.data, v.num)
+	return unsafe.Slice(v.data, v.num) //nolint:gosec // what BytesValue was given
 }
 
 // String gives a copy of Bytes as a string.

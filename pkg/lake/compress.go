@@ -1,6 +1,7 @@
 package lake
 
 import (
+	"fmt"
 	"runtime"
 	"sync"
 
@@ -18,16 +19,16 @@ type pageCodec struct{ parquetzstd.Codec }
 // compression is one for all files.
 var compression = &pageCodec{}
 
-var encoder = sync.OnceValue(func() *zstd.Encoder {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithEncoderLevel(zstd.SpeedFastest),
+var encoder = sync.OnceValues(func() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithWindowSize(compressWindow), zstd.WithZeroFrames(true), zstd.WithEncoderCRC(false))
-	if err != nil {
-		panic(err) // an option is wrong
-	}
-	return e
 })
 
 // Encode compresses src into dst's memory, or more.
 func (*pageCodec) Encode(dst, src []byte) ([]byte, error) {
-	return encoder().EncodeAll(src, dst[:0]), nil
+	e, err := encoder()
+	if err != nil {
+		return nil, fmt.Errorf("making the compressor: %w", err)
+	}
+	return e.EncodeAll(src, dst[:0]), nil
 }

@@ -170,7 +170,7 @@ func (w *words) appendSide(dst []parquet.Value, lf *leaf, row []byte, cell uint6
 	if null {
 		return append(dst, parquet.NullValue())
 	}
-	entries, n := row[cell>>32:], int(cell&math.MaxUint32) //nolint:gosec // a count
+	entries, n := row[cell>>32:], int(cell&math.MaxUint32)
 	if n == 0 {
 		present := 1
 		if lf.required {

@@ -101,7 +101,7 @@ func (b *rowBuffer) put(i int, r *codec.Record, from int) error {
 		b.putCell(cell, uint64(r.Source.Offset)) //nolint:gosec // the bits as they are
 		return nil
 	case fromAppendTime:
-		b.putCell(cell, uint64(r.Source.Timestamp.UnixMicro())) //nolint:gosec // the bits as they are
+		b.putCell(cell, uint64(r.Source.Timestamp.UnixMicro()))
 		return nil
 	}
 	if from == fromNothing || r.Values[from].IsNull() {

@@ -40,7 +40,7 @@ func (s *groupSorter) sort(b *rowBuffer) []sortKey {
 	s.keys = slices.Grow(s.keys[:0], len(b.refs))[:len(b.refs)]
 	s.parts = slices.Grow(s.parts[:0], len(b.refs))[:len(b.refs)]
 	for i := range s.keys {
-		s.keys[i] = sortKey{row: int32(i)} //nolint:gosec // a row group has fewer
+		s.keys[i] = sortKey{row: int32(i)}
 	}
 	room, whole := 64, true
 	for _, c := range s.columns {
@@ -95,7 +95,7 @@ func (s *groupSorter) fill(b *rowBuffer, column int) {
 	c := &l.columns[column]
 	words := isText(c.kind)
 	for i := range s.parts {
-		row := b.at(int32(i)) //nolint:gosec // a row group has fewer
+		row := b.at(int32(i))
 		switch {
 		case l.isNull(row, column):
 			s.parts[i] = 0
@@ -208,7 +208,7 @@ func (r *ranks) add(word []byte) uint64 {
 func (r *ranks) rank() {
 	r.order = r.order[:0]
 	for i := range r.words {
-		r.order = append(r.order, int32(i)) //nolint:gosec // no more than rows
+		r.order = append(r.order, int32(i))
 	}
 	slices.SortFunc(r.order, func(a, b int32) int { return cmp.Compare(r.words[a], r.words[b]) })
 	r.of = slices.Grow(r.of[:0], len(r.words))[:len(r.words)]

@@ -82,12 +82,13 @@ func (v *vocabulary) add(word []byte) (uint32, bool) {
 		v.numbers = map[string]uint32{}
 	}
 	v.all.size += size
-	v.numbers[string(word)] = uint32(n)
+	number := uint32(n) //nolint:gosec // below mostWords
+	v.numbers[string(word)] = number
 	v.values = append(v.values, v.leaf.text(bytes.Clone(word), 0))
 	if v.leaf.mapKey || v.leaf.mapValue {
 		v.later = append(v.later, v.leaf.text(v.values[n].ByteArray(), 1))
 	}
-	return uint32(n), true
+	return number, true
 }
 
 // text is a value of a leaf that holds some. It keeps the bytes.
