@@ -32,7 +32,6 @@ Example: millrace run --config /etc/millrace.yaml gateway lake`
 }
 
 func (c *runCmd) Run(ctx context.Context, e *env) error {
-	app.Lean()
 	chosen, err := choose(c.Components)
 	if err != nil {
 		return err

@@ -18,7 +18,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/consumers/lake"
-	"github.com/millrace/millrace/pkg/app"
 	"github.com/millrace/millrace/pkg/provision"
 	"github.com/millrace/millrace/pkg/stream"
 )
@@ -162,7 +161,6 @@ func (b *bench) consume(ctx context.Context, count int, each func(*kgo.Record) e
 
 // sink runs a consumer group until all is durable and committed.
 func (b *bench) sink(ctx context.Context, name string, sink stream.Sink, accepted *tally, duties func(context.Context) error, count int) error {
-	app.Lean() // as millrace run does
 	group := fmt.Sprintf("%s-%s-%d", b.run, name, b.round)
 	consumer, err := stream.New(stream.Default(), group, sink, stream.Deps{
 		Kafka: b.kafka, Types: b.types.All(), Telemetry: b.tel,
