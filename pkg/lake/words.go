@@ -17,8 +17,8 @@ const (
 	wordCost = 128
 )
 
-// words numbers the words of a writer's columns, so that a row holds four bytes of a word, and the word is in one place however
-// many rows have it. It is for one layout, and grows up to a bound.
+// words numbers the words of a writer's columns, so that a row holds a word's number, and the word is in one place however many
+// rows have it. It is for one layout, and grows up to a bound.
 type words struct {
 	leaves []*vocabulary // by the leaf's index; nil of what has no words
 	size   int64         // memory of all
