@@ -139,6 +139,19 @@ func (t *Table) attempt(ctx context.Context, c *Commit) (done bool, err error) {
 	return false, err
 }
 
+// formatVersion is that of the tables that are made and written here. Version 3 wants row ids that iceberg-go does not give.
+const formatVersion = 2
+
+var errVersion = errors.New("the table's format is not one that is written here: another engine upgraded it. Nothing is lost while the " +
+	"records are in Kafka; see docs/lake.md, Rows that another engine deletes")
+
+func writable(m table.Metadata) error {
+	if v := m.Version(); v != formatVersion {
+		return fmt.Errorf("version %d: %w", v, errVersion)
+	}
+	return nil
+}
+
 // readBack looks whether a commit that was told to be in the table is. The hadoop catalog takes a version over from a
 // process that was silent for a minute; if that process was only stopped, and goes on, it is told a success of its own.
 func (t *Table) readBack(ctx context.Context, c *Commit) (done bool, err error) {
@@ -232,6 +245,9 @@ func (c *Commit) check(meta table.Metadata) error {
 func (c *Commit) stage(ctx context.Context, base *table.Table) (*table.Transaction, error) {
 	if c.change != nil {
 		return c.change.stage(ctx, base, c.id)
+	}
+	if err := writable(base.Metadata()); err != nil {
+		return nil, err
 	}
 	props, summary, err := c.entries(base.Properties())
 	if err != nil {

@@ -1,6 +1,7 @@
 package lake
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -87,10 +88,19 @@ func TestMarkedRowsAreNeverRead(t *testing.T) {
 			if _, err := now.Files(t.Context(), same); !errors.Is(err, ErrDeletes) { // of rows beside the one that is marked
 				t.Errorf("the same day: %v", err)
 			}
-			if way != laketest.DeletionVectors { // its table is of version 3, which the writer cannot add to
-				if err := tb.Commit(t.Context(), s.commit(tb, 120, 130)); err != nil {
+			c := s.commit(tb, 120, 130)
+			if way != laketest.DeletionVectors {
+				if err := tb.Commit(t.Context(), c); err != nil {
 					t.Errorf("the consumer: %v", err)
 				}
+				return
+			}
+			// The table is of version 3, which the writer cannot add to.
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			c.Failed = func(error) { cancel() }
+			if err := tb.Commit(ctx, c); !errors.Is(err, errVersion) || len(c.staged) != 0 || c.Unknown {
+				t.Errorf("the consumer: %v, with %d files staged, want %v", err, len(c.staged), errVersion)
 			}
 		})
 	}

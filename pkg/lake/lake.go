@@ -144,7 +144,7 @@ const createWait = 10 * time.Second
 // tableProperties keep a table's metadata small from its first commit on, for every engine that writes to it.
 func (l *Lake) tableProperties() map[string]string {
 	return map[string]string{
-		table.PropertyFormatVersion:               "2",
+		table.PropertyFormatVersion:               strconv.Itoa(formatVersion),
 		table.MetadataDeleteAfterCommitEnabledKey: "true",
 		table.MetadataPreviousVersionsMaxKey:      "20",
 		table.ManifestMergeEnabledKey:             "true",
