@@ -24,11 +24,15 @@ func wedged(ctx context.Context, e *env) (evidence, error) {
 	if err != nil {
 		return evidence{}, err
 	}
-	w, err := e.produce(ctx, load{sources: 4, rate: pick(e, 800.0, 3000)})
-	if err != nil {
+	if _, err := e.consume("other", ""); err != nil {
 		return evidence{}, err
 	}
-	if _, err := e.consume("other", ""); err != nil {
+	// A partition whose call hangs while it is being handed over has no member for some seconds, and is named as that.
+	if err := e.awaitMembers(ctx, 2); err != nil {
+		return evidence{}, err
+	}
+	w, err := e.produce(ctx, load{sources: 4, rate: pick(e, 800.0, 3000)})
+	if err != nil {
 		return evidence{}, err
 	}
 	p.ending.Store(true)
@@ -78,4 +82,22 @@ func wedged(ctx context.Context, e *env) (evidence, error) {
 		Bites: map[string]int64{"exit code": int64(code), "stacks in the log": stacks},
 		Notes: map[string]any{"readiness": said},
 	}, nil
+}
+
+// awaitMembers waits until n members of each group have all partitions between them.
+func (e *env) awaitMembers(ctx context.Context, n int) error {
+	return until(ctx, time.Minute, fmt.Sprintf("%d members of each group have all partitions", n), func(ctx context.Context) error {
+		for _, d := range destinationNames {
+			described, err := e.world.adm.DescribeGroups(ctx, group(d))
+			if err != nil {
+				return err
+			}
+			g := described[group(d)]
+			have := len(g.AssignedPartitions()[e.topic()])
+			if g.Err != nil || g.State != "Stable" || len(g.Members) != n || have != e.typ.Topic.Partitions {
+				return errors.Join(fmt.Errorf("the group %s is %s, with %d members and %d partitions", g.Group, g.State, len(g.Members), have), g.Err, e.health())
+			}
+		}
+		return nil
+	})
 }

@@ -44,6 +44,7 @@ type rowRef struct {
 const (
 	blockBytes = 1 << 20
 	cellBytes  = 8
+	longRow    = 16 << 10
 	// wordCell marks a cell that has a word's number, not a text's place.
 	wordCell = 1 << 63
 	// refCost is what a row takes beside its bytes: its place, and that when it is sorted.
@@ -76,8 +77,8 @@ func (b *rowBuffer) add(r *codec.Record, p *plan) (int64, error) {
 	}
 	at := len(b.blocks[n])
 	b.blocks[n] = append(b.blocks[n], b.row...)
-	if size > blockBytes {
-		b.row = nil
+	if size > longRow {
+		b.row = nil // one that is kept by each of many open partitions should be small
 	}
 	src := r.Source
 	b.refs = append(b.refs, rowRef{offset: src.Offset, partition: src.Partition, block: int32(n), at: int32(at)}) //nolint:gosec // a block has a megabyte, or one row
