@@ -79,6 +79,15 @@ func (e *env) awaitCause(ctx context.Context) error {
 	})
 }
 
+// causeNamed says whether the watcher has named one of the causes that the scenario wants.
+func (e *env) causeNamed() bool {
+	if e.watcher == nil {
+		return true
+	}
+	_, wrong := e.watcher.named(e.causes)
+	return len(wrong) == 0
+}
+
 // named says which causes have been, and what is wrong if it is none of those that are wanted.
 func (w *watcher) named(want []lag.Why) (names []string, wrong []violation) {
 	w.mu.Lock()
