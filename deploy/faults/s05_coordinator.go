@@ -16,7 +16,7 @@ func coordinatorKilled(ctx context.Context, e *env) (evidence, error) {
 	}
 	var groups, waiting, moved int64
 	// Where another coordinator is there within one look of the watcher's, the outage was none to be named: again, then.
-	for tries := int64(0); tries < pick(e, int64(1), 4) || tries < 4 && !e.causeNamed(); tries++ {
+	for tries := 0; tries < pick(e, 1, 4) || tries < 4 && !e.causeNamed(); tries++ {
 		target := e.destinations[e.rnd.IntN(len(e.destinations))]
 		gone, of, err := e.coordinator(ctx, target)
 		if err != nil {

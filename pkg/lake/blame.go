@@ -55,7 +55,7 @@ func (w *Writer) guarded(records []codec.Record, p *plan, write func() error) (e
 // toBlame finds the rows that panic, and none where it is all of them.
 func (w *Writer) toBlame(records []codec.Record, p *plan) map[RowID]*PanicError {
 	found, all := map[RowID]*PanicError{}, map[RowID]bool{}
-	coming := newRowBuffer(w.layout, newWords(w.layout, w.cfg.Memory/wordShare))
+	coming := newRowBuffer(w.layout, newWords(w.layout, w.cfg.Memory))
 	for i := range records {
 		src := records[i].Source
 		id := RowID{src.Partition, src.Offset}

@@ -85,9 +85,6 @@ func newLayout(sc *iceberg.Schema) (*layout, error) {
 			index: c.ColumnIndex, column: col, maxDef: c.MaxDefinitionLevel,
 			required: l.columns[col].required, id: ids[path[0]][0], bounded: len(path) == 1,
 		}
-		if path[len(path)-1] != "value" || len(path) == 1 {
-			l.columns[col].leaf = lf.index
-		}
 		switch path[len(path)-1] {
 		case "key":
 			lf.mapKey = len(path) == 3
@@ -99,6 +96,9 @@ func newLayout(sc *iceberg.Schema) (*layout, error) {
 		}
 		if lf.mapValue {
 			lf.id = ids[path[0]][2]
+		}
+		if !lf.mapValue {
+			l.columns[col].leaf = lf.index
 		}
 		l.leaves = append(l.leaves, lf)
 	}

@@ -54,7 +54,7 @@ func newFileWriter(fs creator, path string, l *layout, sorted []string) (*fileWr
 		l.parquet,
 		parquet.Compression(compression),
 		parquet.CreatedBy("millrace", "1", "parquet-go"),
-		parquet.PageBufferSize(64 << 10),
+		parquet.PageBufferSize(64 << 10), // and what a chunk adds: mostly below the 128 KiB that are compressed as one block
 		parquet.DictionaryMaxBytes(maxDict),
 		parquet.DataPageStatistics(true),
 		parquet.KeyValueMetadata("millrace.row-group-sort", fmt.Sprint(sorted)),

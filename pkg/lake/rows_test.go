@@ -205,7 +205,7 @@ func TestWordsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	const most = 300 << 10 // less than all need
-	words := newWords(l, most)
+	words := newWords(l, wordShare*most)
 	buf := newRowBuffer(l, words)
 	records := logs(s.typ, 3*mostWords)
 	for i := range records {

@@ -177,17 +177,17 @@ type ranks struct {
 
 // number is 1 for the first word.
 func (r *ranks) number(w *words, leaf int, row []byte, cell uint64) uint64 {
-	word := w.textOf(row, leaf, cell)
 	if cell&wordCell != 0 {
 		i := int(cell &^ wordCell) //nolint:gosec // an index
 		for len(r.known) <= i {
 			r.known = append(r.known, 0)
 		}
 		if r.known[i] == 0 {
-			r.known[i] = r.add(word)
+			r.known[i] = r.add(w.textOf(row, leaf, cell))
 		}
 		return r.known[i]
 	}
+	word := textAt(row, cell)
 	if n, ok := r.numbers[string(word)]; ok {
 		return n
 	}

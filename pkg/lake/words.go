@@ -12,7 +12,8 @@ const (
 	mostWords = 8192 // of a leaf that are numbered
 	longWord  = 512  // bytes from which on a word is not numbered
 	// fewWords is how many words a leaf may have before it must be seen that they repeat: each comes twice on average.
-	fewWords = 512
+	fewWords  = 512
+	wordShare = 8 // the part of a writer's memory that the words of its rows may take
 	// wordCost is what a word takes beside its bytes, which are held twice.
 	wordCost = 128
 )
@@ -25,9 +26,9 @@ type words struct {
 	most   int64
 }
 
-// newWords has room for that many bytes.
-func newWords(l *layout, most int64) *words {
-	w := &words{leaves: make([]*vocabulary, len(l.leaves)), most: most}
+// newWords has room for a share of a writer's memory.
+func newWords(l *layout, memory int64) *words {
+	w := &words{leaves: make([]*vocabulary, len(l.leaves)), most: memory / wordShare}
 	for _, lf := range l.leaves {
 		c := &l.columns[lf.column]
 		if lf.mapKey || lf.mapValue || c.kind == schema.String && c.name != idColumn {

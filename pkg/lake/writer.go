@@ -68,13 +68,10 @@ func (t *Table) NewWriter(ctx context.Context, cfg WriterConfig) (*Writer, error
 	files, remote, stop := uploads(ctx, fs)
 	return &Writer{
 		table: t, cfg: cfg, fs: fs, files: files, remote: remote, stop: stop, where: where, sorted: sortColumns(ice), layout: l,
-		words: newWords(l, cfg.Memory/wordShare), parts: parts,
+		words: newWords(l, cfg.Memory), parts: parts,
 		open: map[int64]*openPart{}, spilt: map[int32]bool{},
 	}, nil
 }
-
-// wordShare is the part of a writer's memory that the words of its rows may take.
-const wordShare = 8
 
 // Held is the memory of the rows that are in no row group yet, and of their words.
 func (w *Writer) Held() int64 { return w.held + w.words.size }
@@ -96,7 +93,7 @@ func (w *Writer) Add(ctx context.Context, t *schema.Type, records []codec.Record
 		if err := w.guarded(nil, nil, w.finishFiles); err != nil {
 			return err
 		}
-		w.layout, w.words = l, newWords(l, w.cfg.Memory/wordShare)
+		w.layout, w.words = l, newWords(l, w.cfg.Memory)
 	}
 	return w.guarded(records, p, func() error {
 		for i := range records {
